@@ -1,0 +1,451 @@
+//! Lease records and the indexes that find them by path, token, entity and end.
+//!
+//! Keys: `lease/r/<lease id>` is the record, and since an id begins with the path that issued it, also
+//! the index by path; `lease/t/<token>/<lease id>` and `lease/e/<entity>/<lease id>` find the leases of
+//! a token and an entity; the agenda finds them by mount and end. All of a lease's keys are written
+//! and removed in one batch.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use daypass_contract::{Batch, Entropy, Handle, Revision, Secret, millis};
+use serde::{Deserialize, Serialize};
+
+use crate::identity::TokenId;
+use crate::storage::{Barrier, StorageError, agenda};
+
+/// How often a write that raced with another is tried again.
+const RACES: usize = 16;
+
+/// Names a lease: the path that issued it, then 24 hexadecimal digits that sort by time. It is a name
+/// and no authority: whoever uses it is checked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LeaseId(String);
+
+impl LeaseId {
+    /// A new id for a lease that `path` issues.
+    pub fn new(path: &str, now: SystemTime, entropy: &dyn Entropy) -> Self {
+        let random = hex::encode(entropy.bytes::<6>());
+        Self(format!("{path}/{:012x}{random}", millis::of(now)))
+    }
+
+    /// An id as a caller or an index gives it.
+    pub fn from_text(text: &str) -> Self {
+        Self(text.trim_matches('/').to_owned())
+    }
+
+    /// As the API writes it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn key(&self) -> String {
+        format!("lease/r/{}", self.0)
+    }
+}
+
+/// What is known of a lease. It holds a handle and never a secret.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct LeaseRecord {
+    /// The mount that issued it, by id: a mount may move.
+    pub mount: String,
+    /// Enough to revoke.
+    pub handle: Handle,
+    /// The token it hangs on.
+    pub token: Option<TokenId>,
+    /// The entity it hangs on.
+    pub entity_id: Option<String>,
+    /// When it was granted.
+    #[serde(with = "millis")]
+    pub issued_at: SystemTime,
+    /// When it ends.
+    #[serde(with = "millis")]
+    pub ends_at: SystemTime,
+    /// No renewal goes beyond this.
+    #[serde(with = "millis")]
+    pub max_ends_at: SystemTime,
+    /// When it was last renewed.
+    #[serde(with = "millis::option", default)]
+    pub renewed_at: Option<SystemTime>,
+    /// Whether it can be renewed.
+    pub renewable: bool,
+    /// Where it stands on the agenda: its end, now, or the next try to revoke it.
+    #[serde(with = "millis")]
+    due_at: SystemTime,
+    /// Revocation was asked for before its end.
+    #[serde(default)]
+    pub revoking: bool,
+    /// What went wrong when it was to be revoked.
+    #[serde(default)]
+    pub trouble: Option<Trouble>,
+}
+
+/// Why a lease that should be gone is not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// How often revoking it failed.
+    pub attempts: u32,
+    /// The last failure.
+    pub reason: String,
+    /// When it first failed.
+    #[serde(with = "millis")]
+    pub since: SystemTime,
+    /// It failed so often that somebody should look; it is still retried.
+    pub irrevocable: bool,
+}
+
+impl LeaseRecord {
+    /// `active`, `revoking` or `irrevocable`.
+    pub fn state(&self, now: SystemTime) -> &'static str {
+        match &self.trouble {
+            Some(trouble) if trouble.irrevocable => "irrevocable",
+            _ if self.revoking || now >= self.ends_at => "revoking",
+            _ => "active",
+        }
+    }
+
+    /// When revoking it is tried next, if it is due.
+    pub fn due_at(&self) -> SystemTime {
+        self.due_at
+    }
+}
+
+/// A lease about to be granted.
+pub struct NewLease<'a> {
+    /// The mount's id; also the agenda's queue.
+    pub mount: &'a str,
+    /// The request's path, mount included.
+    pub path: &'a str,
+    /// See [`LeaseRecord::handle`].
+    pub handle: Handle,
+    /// See [`LeaseRecord::token`].
+    pub token: Option<TokenId>,
+    /// See [`LeaseRecord::entity_id`].
+    pub entity_id: Option<String>,
+    /// Now.
+    pub issued_at: SystemTime,
+    /// See [`LeaseRecord::ends_at`].
+    pub ends_at: SystemTime,
+    /// See [`LeaseRecord::max_ends_at`].
+    pub max_ends_at: SystemTime,
+    /// See [`LeaseRecord::renewable`].
+    pub renewable: bool,
+}
+
+/// Why the lease store failed, by what the caller does next.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// Storage failed; see there.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// There is no such lease (any more).
+    #[error("lease not found")]
+    NotFound,
+    /// The lease cannot be renewed.
+    #[error("lease is not renewable")]
+    NotRenewable,
+    /// A bug or a damaged record.
+    #[error("lease record is broken")]
+    Broken,
+}
+
+/// The leases of one server.
+pub struct Leases {
+    barrier: Arc<Barrier>,
+    entropy: Arc<dyn Entropy>,
+}
+
+impl Leases {
+    /// Opens the store.
+    pub fn open(barrier: Arc<Barrier>, entropy: Arc<dyn Entropy>) -> Self {
+        Self { barrier, entropy }
+    }
+
+    /// Makes a lease durable. The credential it is for must not exist yet.
+    pub async fn grant(&self, new: NewLease<'_>) -> Result<(LeaseId, LeaseRecord), LeaseError> {
+        let id = LeaseId::new(new.path, new.issued_at, &*self.entropy);
+        let record = LeaseRecord {
+            mount: new.mount.to_owned(),
+            handle: new.handle,
+            token: new.token,
+            entity_id: new.entity_id,
+            issued_at: new.issued_at,
+            ends_at: new.ends_at,
+            max_ends_at: new.max_ends_at,
+            renewed_at: None,
+            renewable: new.renewable,
+            due_at: new.ends_at,
+            revoking: false,
+            trouble: None,
+        };
+        let mut batch = put(Batch::new().expect(id.key(), None), &id, &record)?;
+        for key in index_keys(&id, &record) {
+            batch = batch.put(key, Secret::new([]));
+        }
+        self.barrier.apply(batch).await?;
+        Ok((id, record))
+    }
+
+    /// The record of a lease.
+    pub async fn get(&self, id: &LeaseId) -> Result<Option<LeaseRecord>, LeaseError> {
+        Ok(self.load(id).await?.map(|(record, _)| record))
+    }
+
+    /// Lets a lease end at `ends_at` (later or earlier). Refused once its revocation has begun.
+    pub async fn set_end(
+        &self,
+        id: &LeaseId,
+        ends_at: SystemTime,
+        now: SystemTime,
+    ) -> Result<LeaseRecord, LeaseError> {
+        self.update(id, |record| {
+            if record.revoking || now >= record.ends_at {
+                return Err(LeaseError::NotFound);
+            }
+            if !record.renewable {
+                return Err(LeaseError::NotRenewable);
+            }
+            record.ends_at = ends_at;
+            record.due_at = ends_at;
+            record.renewed_at = Some(now);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Puts a lease on the agenda for now. From here on it can only end.
+    pub async fn mark_revoking(
+        &self,
+        id: &LeaseId,
+        now: SystemTime,
+    ) -> Result<LeaseRecord, LeaseError> {
+        self.update(id, |record| {
+            record.revoking = true;
+            record.due_at = now;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Puts many leases on the agenda for now, in batches that share a write. Leases that are gone are
+    /// no error. Returns how many were marked.
+    pub async fn mark_all_revoking(
+        &self,
+        ids: &[LeaseId],
+        now: SystemTime,
+    ) -> Result<usize, LeaseError> {
+        let mut marked = 0;
+        for chunk in ids.chunks(256) {
+            let mut batch = Batch::new();
+            let mut in_chunk = 0;
+            for id in chunk {
+                let Some((mut record, revision)) = self.load(id).await? else {
+                    continue;
+                };
+                let old = agenda::key(&record.mount, record.due_at, id.as_str());
+                record.revoking = true;
+                record.due_at = now;
+                batch = batch.expect(id.key(), Some(revision)).delete(old).put(
+                    agenda::key(&record.mount, now, id.as_str()),
+                    Secret::new([]),
+                );
+                batch = put(batch, id, &record)?;
+                in_chunk += 1;
+            }
+            match self.barrier.apply(batch).await {
+                Ok(_) => marked += in_chunk,
+                // One of them changed meanwhile: take them one by one.
+                Err(StorageError::Conflict) => {
+                    for id in chunk {
+                        match self.mark_revoking(id, now).await {
+                            Ok(_) => marked += 1,
+                            Err(LeaseError::NotFound) => {}
+                            Err(error) => return Err(error),
+                        }
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(marked)
+    }
+
+    /// Notes a failed revocation and when to try again.
+    pub async fn note_trouble(
+        &self,
+        id: &LeaseId,
+        reason: &str,
+        irrevocable_after: u32,
+        now: SystemTime,
+        retry_at: impl Fn(u32) -> SystemTime,
+    ) -> Result<LeaseRecord, LeaseError> {
+        self.update(id, |record| {
+            let earlier = record.trouble.take();
+            let attempts = earlier
+                .as_ref()
+                .map_or(0, |trouble| trouble.attempts)
+                .saturating_add(1);
+            record.trouble = Some(Trouble {
+                attempts,
+                reason: reason.to_owned(),
+                since: earlier.map_or(now, |trouble| trouble.since),
+                irrevocable: attempts >= irrevocable_after,
+            });
+            record.due_at = retry_at(attempts);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Forgets a lease whose credential is proved gone.
+    pub async fn remove(&self, id: &LeaseId) -> Result<(), LeaseError> {
+        for _ in 0..RACES {
+            let Some((record, revision)) = self.load(id).await? else {
+                return Ok(());
+            };
+            let mut batch = Batch::new()
+                .expect(id.key(), Some(revision))
+                .delete(id.key());
+            for key in index_keys(id, &record) {
+                batch = batch.delete(key);
+            }
+            match self.barrier.apply(batch).await {
+                Err(StorageError::Conflict) => {}
+                other => return Ok(other.map(drop)?),
+            }
+        }
+        Err(StorageError::Conflict.into())
+    }
+
+    /// Ids of the leases whose id begins with `prefix`, in order.
+    pub async fn under(
+        &self,
+        prefix: &str,
+        after: Option<&LeaseId>,
+        limit: usize,
+    ) -> Result<Vec<LeaseId>, LeaseError> {
+        let after = after.map(LeaseId::key);
+        let keys = self
+            .barrier
+            .keys(&format!("lease/r/{prefix}"), after.as_deref(), limit)
+            .await?;
+        Ok(keys
+            .iter()
+            .filter_map(|key| key.strip_prefix("lease/r/"))
+            .map(LeaseId::from_text)
+            .collect())
+    }
+
+    /// One level of names below `prefix`.
+    pub async fn list(&self, prefix: &str, limit: usize) -> Result<Vec<String>, LeaseError> {
+        Ok(self
+            .barrier
+            .list(&format!("lease/r/{prefix}"), None, limit)
+            .await?)
+    }
+
+    /// Ids of the leases that hang on a token.
+    pub async fn of_token(
+        &self,
+        token: &TokenId,
+        after: Option<&LeaseId>,
+        limit: usize,
+    ) -> Result<Vec<LeaseId>, LeaseError> {
+        let prefix = format!("lease/t/{}/", token.as_str());
+        let after = after.map(|id| format!("{prefix}{}", id.as_str()));
+        let keys = self.barrier.keys(&prefix, after.as_deref(), limit).await?;
+        Ok(keys
+            .iter()
+            .filter_map(|key| key.strip_prefix(&prefix))
+            .map(LeaseId::from_text)
+            .collect())
+    }
+
+    /// The leases of a mount in the order in which they are due, from the one after `after`.
+    pub async fn of_mount(
+        &self,
+        mount: &str,
+        after: Option<&(SystemTime, LeaseId)>,
+        limit: usize,
+    ) -> Result<Vec<(SystemTime, LeaseId)>, LeaseError> {
+        let after = after.map(|(at, id)| agenda::key(mount, *at, id.as_str()));
+        let keys = self
+            .barrier
+            .keys(&agenda::prefix(mount), after.as_deref(), limit)
+            .await?;
+        Ok(keys
+            .iter()
+            .filter_map(|key| agenda::parse(mount, key))
+            .map(|(at, id)| (at, LeaseId::from_text(id)))
+            .collect())
+    }
+
+    /// How many leases a mount has. Walks its queue: the time it takes grows with the answer.
+    pub async fn count(&self, mount: &str) -> Result<usize, LeaseError> {
+        const PAGE: usize = 10_000;
+        let (prefix, mut count, mut after) = (agenda::prefix(mount), 0, None);
+        loop {
+            let keys = self.barrier.keys(&prefix, after.as_deref(), PAGE).await?;
+            count += keys.len();
+            after = match keys.into_iter().next_back() {
+                Some(last) => Some(last),
+                None => return Ok(count),
+            };
+        }
+    }
+
+    async fn load(&self, id: &LeaseId) -> Result<Option<(LeaseRecord, Revision)>, LeaseError> {
+        let Some(entry) = self.barrier.get(&id.key()).await? else {
+            return Ok(None);
+        };
+        let record =
+            serde_json::from_slice(entry.value.expose()).map_err(|_| LeaseError::Broken)?;
+        Ok(Some((record, entry.revision)))
+    }
+
+    /// Changes a record and, where its time changes, its place on the agenda, in one step.
+    async fn update(
+        &self,
+        id: &LeaseId,
+        change: impl Fn(&mut LeaseRecord) -> Result<(), LeaseError>,
+    ) -> Result<LeaseRecord, LeaseError> {
+        for _ in 0..RACES {
+            let (mut record, revision) = self.load(id).await?.ok_or(LeaseError::NotFound)?;
+            let old = agenda::key(&record.mount, record.due_at, id.as_str());
+            change(&mut record)?;
+            let new = agenda::key(&record.mount, record.due_at, id.as_str());
+            let batch = Batch::new()
+                .expect(id.key(), Some(revision))
+                .delete(old)
+                .put(new, Secret::new([]));
+            match self.barrier.apply(put(batch, id, &record)?).await {
+                Err(StorageError::Conflict) => {}
+                other => return Ok(other.map(|_| record)?),
+            }
+        }
+        Err(StorageError::Conflict.into())
+    }
+}
+
+fn put(batch: Batch, id: &LeaseId, record: &LeaseRecord) -> Result<Batch, LeaseError> {
+    batch
+        .put_json(id.key(), record)
+        .map_err(|_| LeaseError::Broken)
+}
+
+fn index_keys(id: &LeaseId, record: &LeaseRecord) -> impl Iterator<Item = String> {
+    let id = id.as_str();
+    [
+        Some(agenda::key(&record.mount, record.due_at, id)),
+        record
+            .token
+            .as_ref()
+            .map(|token| format!("lease/t/{}/{id}", token.as_str())),
+        record
+            .entity_id
+            .as_ref()
+            .map(|entity| format!("lease/e/{entity}/{id}")),
+    ]
+    .into_iter()
+    .flatten()
+}
