@@ -1,0 +1,489 @@
+//! SQL that operators write, with placeholders that stand for what is chosen per credential.
+//!
+//! Text is read with PostgreSQL's lexical rules, so that every placeholder is known by where it
+//! stands: `"{{name}}"` doubles quotation marks, `'{{password}}'` doubles apostrophes, and a bare
+//! `{{name}}` is quoted whole. A comment is left as it is.
+//!
+//! **Invariant:** a value cannot end the quotation it is put into. Where no quoting would be right (a
+//! literal within a literal, a dollar-quoted body that holds its own delimiter) rendering refuses.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use daypass_contract::{BackendError, body};
+
+/// What a placeholder stands for. `{{username}}` is another word for `{{name}}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Variable {
+    Name,
+    Password,
+    Expiration,
+}
+
+impl Variable {
+    const ALL: [(&'static str, Self); 4] = [
+        ("name", Self::Name),
+        ("username", Self::Name),
+        ("password", Self::Password),
+        ("expiration", Self::Expiration),
+    ];
+}
+
+/// What the placeholders of one rendering stand for.
+pub(crate) struct Values<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) password: &'a str,
+    pub(crate) expiration: &'a str,
+}
+
+/// Statements with their placeholders found.
+#[derive(Debug)]
+pub(crate) struct Statements {
+    field: &'static str,
+    statements: Vec<Vec<Piece>>,
+}
+
+#[derive(Debug)]
+enum Piece {
+    Text(String),
+    Hole(Hole),
+    /// A dollar-quoted body with placeholders in it.
+    Body {
+        delimiter: String,
+        inside: Vec<Piece>,
+    },
+}
+
+#[derive(Debug)]
+struct Hole {
+    variable: Variable,
+    place: Place,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Bare,
+    /// Between `mark`s. `escapes`: it is an `E'…'`. `layered`: it holds doubled marks, so it may be read
+    /// a second time by something that unquotes again.
+    Quoted {
+        mark: char,
+        escapes: bool,
+        layered: bool,
+    },
+}
+
+/// The statements of a field as the Vault API takes them: each item may be SQL, several statements of
+/// SQL, a JSON array of them in a string, or either in base64.
+pub(crate) fn unpack(items: Vec<String>) -> Vec<String> {
+    let unpack_one = |item: String| -> Vec<String> {
+        let decoded = BASE64_STANDARD
+            .decode(item.trim())
+            .ok()
+            .and_then(|bytes| String::from_utf8(bytes).ok())
+            .filter(|text| text.contains(' '));
+        let text = decoded.unwrap_or(item);
+        serde_json::from_str::<Vec<String>>(&text).unwrap_or_else(|_| vec![text])
+    };
+    items
+        .into_iter()
+        .flat_map(unpack_one)
+        .filter(|text| !text.trim().is_empty())
+        .collect()
+}
+
+impl Statements {
+    /// Reads `texts`, the value of `field`, in which only `allowed` placeholders make sense.
+    ///
+    /// # Errors
+    /// [`BackendError::InvalidRequest`], which names the field and the fix.
+    pub(crate) fn parse(
+        field: &'static str,
+        texts: &[String],
+        allowed: &[Variable],
+    ) -> Result<Self, BackendError> {
+        let mut statements = Vec::new();
+        for text in texts {
+            let mut reader = Reader::new(text, allowed, false);
+            reader
+                .read()
+                .map_err(|problem| BackendError::field(field, problem))?;
+            statements.append(&mut reader.finished);
+        }
+        Ok(Self { field, statements })
+    }
+
+    /// Whether a placeholder for `variable` occurs.
+    pub(crate) fn use_variable(&self, variable: Variable) -> bool {
+        self.statements
+            .iter()
+            .flatten()
+            .any(|piece| piece.uses(variable))
+    }
+
+    /// The statements as one text, each ended by a semicolon.
+    ///
+    /// # Errors
+    /// [`BackendError::InvalidRole`] where a value cannot be quoted safely where it is wanted.
+    pub(crate) fn render(&self, values: &Values<'_>) -> Result<String, BackendError> {
+        let mut sql = String::new();
+        for statement in &self.statements {
+            for piece in statement {
+                piece.render(values, &mut sql).map_err(|problem| {
+                    BackendError::InvalidRole(format!("{}: {problem}", self.field))
+                })?;
+            }
+            // A line of its own, because the statement may end in a comment.
+            sql.push_str("\n;\n");
+        }
+        Ok(sql)
+    }
+}
+
+impl Piece {
+    fn uses(&self, variable: Variable) -> bool {
+        match self {
+            Self::Text(_) => false,
+            Self::Hole(hole) => hole.variable == variable,
+            Self::Body { inside, .. } => inside.iter().any(|piece| piece.uses(variable)),
+        }
+    }
+
+    fn render(&self, values: &Values<'_>, sql: &mut String) -> Result<(), String> {
+        match self {
+            Self::Text(text) => sql.push_str(text),
+            Self::Hole(hole) => hole.fill(values, sql)?,
+            Self::Body { delimiter, inside } => {
+                sql.push_str(delimiter);
+                let mut body = String::new();
+                for piece in inside {
+                    piece.render(values, &mut body)?;
+                }
+                let length = body.len();
+                body.push_str(delimiter);
+                if body.find(delimiter) != Some(length) {
+                    return Err(format!("a value holds the delimiter {delimiter} around it"));
+                }
+                sql.push_str(&body);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Hole {
+    fn fill(&self, values: &Values<'_>, sql: &mut String) -> Result<(), String> {
+        let (what, value) = match self.variable {
+            Variable::Name => ("name", values.name),
+            Variable::Password => ("password", values.password),
+            Variable::Expiration => ("expiration", values.expiration),
+        };
+        let refuse = |problem| Err(format!("this {what} {problem}"));
+        if value.contains('\0') {
+            return refuse("holds a NUL, which PostgreSQL cannot store");
+        }
+        let filled = match self.place {
+            Place::Bare if self.variable == Variable::Name => quote(value, '"'),
+            Place::Bare => quote(value, '\''),
+            Place::Quoted { mark, .. } => double(value, mark),
+        };
+        let filled = match self.place {
+            Place::Quoted { layered: true, .. } if value.contains(['\'', '"', '\\']) => {
+                return refuse(
+                    "holds a quotation mark or a backslash, which cannot be quoted within quotes; \
+                     take those characters out of the password policy",
+                );
+            }
+            Place::Quoted { escapes: true, .. } => filled.replace('\\', r"\\"),
+            // What a backslash means here is a setting of the server.
+            Place::Bare | Place::Quoted { mark: '\'', .. } if value.contains('\\') => {
+                return refuse("holds a backslash; take it out of the password policy");
+            }
+            Place::Bare | Place::Quoted { .. } => filled,
+        };
+        sql.push_str(&filled);
+        Ok(())
+    }
+}
+
+/// `text` as a quoted identifier.
+pub(crate) fn identifier(text: &str) -> String {
+    quote(text, '"')
+}
+
+/// `text` as a string literal. To be used for text without a backslash, whose meaning is a setting.
+pub(crate) fn literal(text: &str) -> String {
+    quote(text, '\'')
+}
+
+fn quote(text: &str, mark: char) -> String {
+    format!("{mark}{}{mark}", double(text, mark))
+}
+
+fn double(text: &str, mark: char) -> String {
+    text.replace(mark, &format!("{mark}{mark}"))
+}
+
+/// Reads one text, or the inside of one dollar-quoted body.
+struct Reader<'a> {
+    rest: &'a str,
+    allowed: &'a [Variable],
+    /// Whether this is the inside of a dollar-quoted body.
+    in_body: bool,
+    /// Text since the last placeholder.
+    text: String,
+    statement: Vec<Piece>,
+    /// The statement's first word, in capitals, while it lasts.
+    word: String,
+    word_ended: bool,
+    finished: Vec<Vec<Piece>>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(text: &'a str, allowed: &'a [Variable], in_body: bool) -> Self {
+        Self {
+            rest: text,
+            allowed,
+            in_body,
+            text: String::new(),
+            statement: Vec::new(),
+            word: String::new(),
+            word_ended: false,
+            finished: Vec::new(),
+        }
+    }
+
+    fn read(&mut self) -> Result<(), String> {
+        while let Some(next) = self.rest.chars().next() {
+            if self.rest.starts_with("--") {
+                let end = self.rest.find('\n').unwrap_or(self.rest.len());
+                self.copy(end);
+            } else if self.rest.starts_with("/*") {
+                let end = comment_end(self.rest).ok_or("a comment /* is not closed")?;
+                self.copy(end);
+            } else if let Some((variable, length)) = self.placeholder(self.rest)? {
+                if self.in_body {
+                    return Err("within $…$, a placeholder needs quotation marks around it".into());
+                }
+                self.skip(length);
+                self.hole(variable, Place::Bare);
+            } else if next == '\'' || next == '"' {
+                self.quoted(next)?;
+            } else if let Some(delimiter) = self.dollar_delimiter() {
+                self.dollar_quoted(delimiter)?;
+            } else if next == ';' && !self.in_body {
+                self.skip(1);
+                self.end_statement()?;
+            } else {
+                self.take_word(next);
+                self.copy(next.len_utf8());
+            }
+        }
+        self.end_statement()
+    }
+
+    fn end_statement(&mut self) -> Result<(), String> {
+        const CONTROL: [&str; 8] = [
+            "BEGIN",
+            "START",
+            "COMMIT",
+            "END",
+            "ROLLBACK",
+            "ABORT",
+            "SAVEPOINT",
+            "RELEASE",
+        ];
+        self.flush();
+        let statement = std::mem::take(&mut self.statement);
+        let word = std::mem::take(&mut self.word);
+        self.word_ended = false;
+        if !self.in_body && CONTROL.contains(&word.as_str()) {
+            return Err(format!(
+                "{word} cannot be used here: the statements already run in one transaction"
+            ));
+        }
+        let blank = |piece: &Piece| matches!(piece, Piece::Text(text) if text.trim().is_empty());
+        if !statement.iter().all(blank) {
+            self.finished.push(statement);
+        }
+        Ok(())
+    }
+
+    /// A string or a quoted identifier, from its opening mark to its closing one.
+    fn quoted(&mut self, mark: char) -> Result<(), String> {
+        self.word_ended = true;
+        let escapes = mark == '\'' && self.follows_escape_prefix();
+        self.copy(1);
+        let mut end = None;
+        let mut layered = false;
+        let mut chars = self.rest.char_indices().peekable();
+        while let Some((at, char)) = chars.next() {
+            if char == '\\' && escapes {
+                chars.next();
+            } else if char == mark {
+                if chars.next_if(|(_, next)| *next == mark).is_none() {
+                    end = Some(at);
+                    break;
+                }
+                layered = true;
+            }
+        }
+        let end = end.ok_or_else(|| format!("a quotation mark {mark} is not closed"))?;
+        let (inside, _) = self.rest.split_at(end);
+        let place = Place::Quoted {
+            mark,
+            escapes,
+            layered,
+        };
+        self.inside_quotes(inside, place)?;
+        self.rest = self.rest.get(end..).unwrap_or_default();
+        self.copy(1);
+        Ok(())
+    }
+
+    fn inside_quotes(&mut self, inside: &'a str, place: Place) -> Result<(), String> {
+        let mut rest = inside;
+        while let Some(char) = rest.chars().next() {
+            let taken = if let Some((variable, length)) = self.placeholder(rest)? {
+                self.hole(variable, place);
+                length
+            } else {
+                self.text.push(char);
+                char.len_utf8()
+            };
+            rest = rest.get(taken..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// `$tag$ … $tag$`. Its inside is read as SQL where it holds a placeholder (`DO $$ … $$`).
+    fn dollar_quoted(&mut self, delimiter: &'a str) -> Result<(), String> {
+        self.word_ended = true;
+        let inside = self.rest.get(delimiter.len()..).unwrap_or_default();
+        let end = inside
+            .find(delimiter)
+            .ok_or_else(|| format!("a dollar quotation {delimiter} is not closed"))?;
+        let (inside, _) = inside.split_at(end);
+        let whole = inside.len() + 2 * delimiter.len();
+        if !inside.contains("{{") {
+            self.copy(whole);
+            return Ok(());
+        }
+        let mut reader = Reader::new(inside, self.allowed, true);
+        reader.read()?;
+        self.flush();
+        self.statement.push(Piece::Body {
+            delimiter: delimiter.to_owned(),
+            inside: reader.finished.into_iter().flatten().collect(),
+        });
+        self.skip(whole);
+        Ok(())
+    }
+
+    /// The placeholder at the start of `text`, and its length.
+    fn placeholder(&self, text: &str) -> Result<Option<(Variable, usize)>, String> {
+        let Some((name, _)) = text
+            .strip_prefix("{{")
+            .and_then(|rest| rest.split_once("}}"))
+        else {
+            return Ok(None);
+        };
+        let is_name = |c: char| c.is_ascii_alphabetic() || c == '_' || c == '.' || c == ' ';
+        if name.is_empty() || !name.chars().all(is_name) {
+            return Ok(None);
+        }
+        let known = Variable::ALL
+            .iter()
+            .filter(|(_, variable)| self.allowed.contains(variable));
+        match known.clone().find(|(known, _)| *known == name) {
+            Some((_, variable)) => Ok(Some((*variable, name.len() + 4))),
+            None => {
+                let names: Vec<&str> = known.map(|(name, _)| *name).collect();
+                let advice = match body::nearest(name.trim(), names.iter().copied()) {
+                    Some(near) => format!("did you mean {{{{{near}}}}}?"),
+                    None => format!("known are {{{{{}}}}}", names.join("}}, {{")),
+                };
+                Err(format!("a placeholder is not known here; {advice}"))
+            }
+        }
+    }
+
+    /// The delimiter, where a dollar quotation begins here.
+    fn dollar_delimiter(&self) -> Option<&'a str> {
+        if self.follows_identifier() {
+            return None;
+        }
+        let tag = self.rest.strip_prefix('$')?;
+        let length = tag.find('$')?;
+        let (tag, _) = tag.split_at_checked(length)?;
+        let mut chars = tag.chars();
+        let first_ok = chars
+            .next()
+            .is_none_or(|c| is_identifier(c) && !c.is_ascii_digit());
+        (first_ok && chars.all(is_identifier))
+            .then(|| self.rest.get(..length + 2))
+            .flatten()
+    }
+
+    /// Whether the text so far ends in a letter of an identifier, to which a `$` would belong.
+    fn follows_identifier(&self) -> bool {
+        let last = self.text.chars().next_back();
+        last.is_some_and(|c| is_identifier(c) || c == '$')
+    }
+
+    /// Whether the text so far ends in the `E` of `E'…'`.
+    fn follows_escape_prefix(&self) -> bool {
+        let mut before = self.text.chars().rev();
+        before.next().is_some_and(|c| c == 'e' || c == 'E')
+            && !before.next().is_some_and(|c| is_identifier(c) || c == '$')
+    }
+
+    fn take_word(&mut self, next: char) {
+        if next.is_ascii_alphabetic() && !self.word_ended {
+            self.word.push(next.to_ascii_uppercase());
+        } else if !self.word.is_empty() {
+            self.word_ended = true;
+        }
+    }
+
+    fn hole(&mut self, variable: Variable, place: Place) {
+        self.flush();
+        self.statement.push(Piece::Hole(Hole { variable, place }));
+    }
+
+    fn flush(&mut self) {
+        if !self.text.is_empty() {
+            self.statement
+                .push(Piece::Text(std::mem::take(&mut self.text)));
+        }
+    }
+
+    fn copy(&mut self, length: usize) {
+        self.text
+            .push_str(self.rest.get(..length).unwrap_or_default());
+        self.skip(length);
+    }
+
+    fn skip(&mut self, length: usize) {
+        self.rest = self.rest.get(length..).unwrap_or_default();
+    }
+}
+
+fn is_identifier(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_' || !c.is_ascii()
+}
+
+/// Where the comment at the start of `text` ends. Comments nest.
+fn comment_end(text: &str) -> Option<usize> {
+    let mut depth = 0_usize;
+    let mut chars = text.char_indices().peekable();
+    while let Some((at, char)) = chars.next() {
+        if char == '/' && chars.next_if(|(_, next)| *next == '*').is_some() {
+            depth += 1;
+        } else if char == '*' && chars.next_if(|(_, next)| *next == '/').is_some() {
+            depth -= 1;
+            if depth == 0 {
+                return Some(at + 2);
+            }
+        }
+    }
+    None
+}
