@@ -1,0 +1,27 @@
+//! Mounts and the request pipeline: nothing reaches a backend around it.
+//!
+//! [`ControlPlane`] lives as long as the process: seal, audit log, the table of system endpoints.
+//! [`Engine`] exists only while unsealed: tokens, policies, leases, mounts.
+//!
+//! **Invariant:** a request runs only through [`ControlPlane::serve`], which authenticates, decides and
+//! records before it calls a handler. A credential is issued only by [`Engine::issue`], which takes the
+//! [`crate::policy::Grant`] that the decision made.
+
+mod answer;
+mod declare;
+mod issue;
+mod mounts;
+mod pipeline;
+mod plane;
+mod policies;
+mod registry;
+mod revoke;
+mod system;
+
+pub use answer::{Answer, AuthView, Body, Failure, LeaseView, Request};
+pub use declare::Declarations;
+pub use mounts::{Mount, MountConfig, MountRecord, Mounts, NewMount};
+pub use plane::{ControlPlane, Engine, Settings};
+pub use policies::Policies;
+pub use registry::{BackendKind, kinds};
+pub use system::{Serve, SystemCall, SystemHandler, SystemRoutes};

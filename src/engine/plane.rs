@@ -1,0 +1,262 @@
+//! The two lives of the server: the process, and the time it is unsealed.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use daypass_contract::{Clock, Entropy, Secret};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use zeroize::Zeroizing;
+
+use super::answer::Failure;
+use super::declare::Declarations;
+use super::mounts::Mounts;
+use super::policies::Policies;
+use super::revoke::TokenReaper;
+use super::system::SystemRoutes;
+use crate::audit::{AuditKeys, AuditLog};
+use crate::identity::{NewToken, Principal, TokenKind, Tokens, Validity};
+use crate::lease::{Leases, Limits, Queue};
+use crate::storage::Barrier;
+use crate::storage::seal::Keeper;
+
+/// What the configuration decides about the engine.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Lease times where neither mount nor role says anything.
+    pub ttl: Limits,
+    /// Revocations at a time, per mount.
+    pub revoke_concurrency: usize,
+    /// The longest a backend may take to issue, renew or revoke.
+    pub upstream_timeout: Duration,
+    /// A lease whose revocation failed so often is shown as irrevocable. It is still retried.
+    pub irrevocable_after: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            ttl: Limits {
+                default: Duration::from_hours(32 * 24),
+                max: Duration::from_hours(32 * 24),
+            },
+            revoke_concurrency: 64,
+            upstream_timeout: Duration::from_secs(30),
+            irrevocable_after: 6,
+        }
+    }
+}
+
+/// The process: what exists whether sealed or not.
+pub struct ControlPlane {
+    /// Unseals the barrier.
+    pub seal: Keeper,
+    /// Sealed storage.
+    pub barrier: Arc<Barrier>,
+    /// Where every request is recorded.
+    pub audit: Arc<AuditLog>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+    /// See [`Settings`].
+    pub settings: Settings,
+    pub(super) system: SystemRoutes,
+    pub(super) declarations: Declarations,
+    /// Work that must finish although its caller hung up.
+    pub(super) tasks: TaskTracker,
+    open: ArcSwapOption<Engine>,
+    /// One opening or closing at a time.
+    turning: Mutex<()>,
+}
+
+impl ControlPlane {
+    /// A sealed control plane that serves the system endpoints of `system`.
+    pub fn new(
+        seal: Keeper,
+        barrier: Arc<Barrier>,
+        audit: Arc<AuditLog>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        settings: Settings,
+        system: SystemRoutes,
+        declarations: Declarations,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            seal,
+            barrier,
+            audit,
+            clock,
+            entropy,
+            settings,
+            system,
+            declarations,
+            tasks: TaskTracker::new(),
+            open: ArcSwapOption::empty(),
+            turning: Mutex::new(()),
+        })
+    }
+
+    /// The table of system endpoints.
+    pub fn system_routes(&self) -> &SystemRoutes {
+        &self.system
+    }
+
+    /// What exists while unsealed.
+    pub fn engine(&self) -> Result<Arc<Engine>, Failure> {
+        self.open.load_full().ok_or(Failure::Sealed)
+    }
+
+    /// Starts the engine after the seal was opened. Nothing happens where it runs already.
+    pub async fn open(self: &Arc<Self>) -> Result<Arc<Engine>, Failure> {
+        let _turn = self.turning.lock().await;
+        if let Some(engine) = self.open.load_full() {
+            return Ok(engine);
+        }
+        let engine = Engine::start(self).await?;
+        let failed = self.apply_declarations(&engine).await?;
+        if failed > 0 {
+            tracing::error!(
+                failed,
+                "some of what the configuration declares does not apply; the rest serves"
+            );
+        }
+        self.open.store(Some(Arc::clone(&engine)));
+        Ok(engine)
+    }
+
+    /// Stops the engine, finishes what runs, and wipes the keys.
+    pub async fn close(&self) {
+        let _turn = self.turning.lock().await;
+        if let Some(engine) = self.open.swap(None) {
+            engine.stop().await;
+        }
+        // The chain goes on without keys: what is recorded while sealed holds no values.
+        if let Err(error) = self.audit.seal() {
+            tracing::error!(%error, "the audit log could not be signed up to here");
+        }
+        self.seal.seal();
+    }
+
+    /// Waits for work whose callers may be gone, for as long as `grace`.
+    pub async fn finish(&self, grace: Duration) {
+        self.tasks.close();
+        if tokio::time::timeout(grace, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                "work was still running at the end of the grace period; leases will settle it"
+            );
+        }
+        self.close().await;
+    }
+}
+
+/// What exists while unsealed.
+pub struct Engine {
+    /// Tokens.
+    pub tokens: Tokens,
+    /// Policies by name, compiled.
+    pub policies: Policies,
+    /// Leases.
+    pub leases: Leases,
+    /// Mounts by path.
+    pub mounts: Mounts,
+    /// See [`Settings`].
+    pub settings: Settings,
+    pub(super) barrier: Arc<Barrier>,
+    pub(super) declared_policies: HashSet<String>,
+    pub(super) audit: Arc<AuditLog>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) entropy: Arc<dyn Entropy>,
+    pub(super) token_queue: Arc<Queue>,
+    pub(super) stop: CancellationToken,
+    pub(super) workers: TaskTracker,
+}
+
+impl Engine {
+    async fn start(plane: &ControlPlane) -> Result<Arc<Self>, Failure> {
+        let barrier = Arc::clone(&plane.barrier);
+        plane.audit.unlock(&AuditKeys {
+            hmac: Zeroizing::new(*barrier.derive("audit hash")?.expose()),
+            signing_seed: Zeroizing::new(*barrier.derive("audit checkpoint")?.expose()),
+        })?;
+        let queue = Queue::new(
+            Tokens::QUEUE.to_owned(),
+            Arc::clone(&barrier),
+            Arc::clone(&plane.clock),
+            plane.settings.revoke_concurrency,
+        );
+        let engine = Arc::new(Self {
+            tokens: Tokens::open(
+                Arc::clone(&barrier),
+                Arc::clone(&plane.clock),
+                Arc::clone(&plane.entropy),
+            )?,
+            policies: Policies::open(Arc::clone(&barrier)).await?,
+            leases: Leases::open(Arc::clone(&barrier), Arc::clone(&plane.entropy)),
+            mounts: Mounts::default(),
+            settings: plane.settings.clone(),
+            declared_policies: plane
+                .declarations
+                .policies
+                .iter()
+                .map(|policy| policy.name.clone())
+                .collect(),
+            audit: Arc::clone(&plane.audit),
+            clock: Arc::clone(&plane.clock),
+            entropy: Arc::clone(&plane.entropy),
+            barrier,
+            token_queue: queue,
+            stop: CancellationToken::new(),
+            workers: TaskTracker::new(),
+        });
+        engine.open_mounts().await?;
+        let reaper = Arc::new(TokenReaper::new(&engine));
+        engine
+            .workers
+            .spawn(Arc::clone(&engine.token_queue).run(reaper, engine.stop.clone()));
+        Ok(engine)
+    }
+
+    /// A token that may do everything, with the text an operator chose or a generated one.
+    pub async fn create_root_token(
+        &self,
+        display_name: &str,
+        text: Option<Secret>,
+    ) -> Result<(Secret, Principal), Failure> {
+        Ok(self
+            .tokens
+            .create(NewToken {
+                kind: TokenKind::Service,
+                text,
+                parent: None,
+                policies: vec!["root".to_owned()],
+                path: "auth/token/root".to_owned(),
+                display_name: display_name.to_owned(),
+                meta: std::collections::BTreeMap::new(),
+                validity: Validity::default(),
+                uses: None,
+                entity_id: None,
+            })
+            .await?)
+    }
+
+    /// Makes sure the worker that ends tokens looks in time for one that ends at `at`.
+    pub fn expect_token_end(&self, at: std::time::SystemTime) {
+        self.token_queue.expect(at);
+    }
+
+    async fn stop(&self) {
+        self.stop.cancel();
+        self.workers.close();
+        self.workers.wait().await;
+        for mount in self.mounts.all() {
+            mount.backend.close().await;
+        }
+    }
+}
