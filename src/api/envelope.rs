@@ -1,0 +1,135 @@
+//! The Vault API's envelope around what a request answers.
+
+use axum::body::Body as HttpBody;
+use axum::response::Response;
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::error::errors;
+use crate::engine::{Answer, AuthView, Body, Failure, LeaseView};
+
+#[derive(Serialize)]
+struct Envelope<'a> {
+    request_id: &'a str,
+    lease_id: &'a str,
+    renewable: bool,
+    lease_duration: u64,
+    data: Option<&'a RawValue>,
+    wrap_info: Option<()>,
+    warnings: Option<&'a [String]>,
+    auth: Option<&'a AuthView>,
+}
+
+#[derive(Serialize)]
+struct Errors<'a> {
+    errors: &'a [String],
+}
+
+/// The HTTP answer to request `id`.
+pub(super) fn respond(id: &str, result: Result<Answer, Failure>) -> Response {
+    match result {
+        Ok(answer) => success(id, &answer),
+        Err(failure) => {
+            let status =
+                StatusCode::from_u16(failure.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            json(
+                status,
+                &Errors {
+                    errors: &errors(&failure),
+                },
+            )
+        }
+    }
+}
+
+fn success(id: &str, answer: &Answer) -> Response {
+    let status = StatusCode::from_u16(answer.status()).unwrap_or(StatusCode::OK);
+    let warnings = (!answer.warnings.is_empty()).then_some(answer.warnings.as_slice());
+    let envelope = |data: Option<&daypass_contract::Json>,
+                    lease: Option<&LeaseView>,
+                    auth: Option<&AuthView>| {
+        // What a handler encoded is JSON already and goes in as it is.
+        let data = data.map(|data| serde_json::from_slice::<&RawValue>(data.expose()));
+        let Ok(data) = data.transpose() else {
+            return plain(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "application/json",
+                Vec::new(),
+            );
+        };
+        let envelope = Envelope {
+            request_id: id,
+            lease_id: lease.map_or("", |lease| lease.id.as_str()),
+            renewable: lease.is_some_and(|lease| lease.renewable),
+            lease_duration: lease.map_or(0, |lease| lease.ttl.as_secs()),
+            data,
+            wrap_info: None,
+            warnings,
+            auth,
+        };
+        json(status, &envelope)
+    };
+    match &answer.body {
+        Body::Nothing if warnings.is_none() => plain(status, "application/json", Vec::new()),
+        Body::Nothing | Body::Accepted => envelope(None, None, None),
+        Body::Data(data) | Body::Absent(data) => envelope(Some(data), None, None),
+        Body::Lease(data, lease) => envelope(Some(data), Some(lease), None),
+        Body::Auth(auth) => envelope(None, None, Some(auth)),
+        Body::Flat(data) => flat(id, data, warnings),
+        Body::Plain { json, .. } => plain(status, "application/json", json.expose().to_vec()),
+        Body::Raw {
+            content_type,
+            bytes,
+        } => plain(status, content_type, bytes.clone()),
+    }
+}
+
+/// The fields of `data` both under `data` and beside the envelope's own.
+fn flat(id: &str, data: &daypass_contract::Json, warnings: Option<&[String]>) -> Response {
+    let Ok(serde_json::Value::Object(fields)) = serde_json::from_slice(data.expose()) else {
+        return plain(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "application/json",
+            Vec::new(),
+        );
+    };
+    let mut whole = fields.clone();
+    whole.insert("request_id".into(), id.into());
+    whole.insert("lease_id".into(), "".into());
+    whole.insert("renewable".into(), false.into());
+    whole.insert("lease_duration".into(), 0.into());
+    whole.insert("wrap_info".into(), serde_json::Value::Null);
+    whole.insert(
+        "warnings".into(),
+        warnings.map_or(serde_json::Value::Null, |texts| texts.into()),
+    );
+    whole.insert("auth".into(), serde_json::Value::Null);
+    whole.insert("data".into(), fields.into());
+    json(StatusCode::OK, &whole)
+}
+
+fn json<T: Serialize>(status: StatusCode, value: &T) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(mut bytes) => {
+            bytes.push(b'\n');
+            plain(status, "application/json", bytes)
+        }
+        Err(_) => plain(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "application/json",
+            Vec::new(),
+        ),
+    }
+}
+
+fn plain(status: StatusCode, content_type: &'static str, bytes: Vec<u8>) -> Response {
+    let mut response = Response::new(HttpBody::from(bytes));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    if status != StatusCode::NO_CONTENT {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    }
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,370 @@
+//! Accepting connections: TCP, TLS 1.3 with certificates that can be replaced while serving, limits on
+//! how many there are and how slowly they may speak, and an orderly end.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use axum::body::Body as HttpBody;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::service::Service;
+use crate::config::ListenAddress;
+
+/// How long a client may take to finish the TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long an HTTP/2 connection may be quiet before it is asked whether it is there.
+const QUIET: Duration = Duration::from_secs(30);
+/// hyper buffers at least this much.
+const MIN_BUFFER: usize = 8192;
+/// How often certificate files are looked at.
+const CERTIFICATE_CHECK: Duration = Duration::from_secs(10);
+
+/// Certificate files of a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The chain in PEM, leaf first.
+    pub certificate: PathBuf,
+    /// The private key in PEM.
+    pub key: PathBuf,
+    /// Client certificates are verified against these CAs.
+    pub client_ca: Option<PathBuf>,
+    /// Clients without a certificate are refused.
+    pub client_required: bool,
+}
+
+/// Why a listener cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenerError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Bind {
+        /// As configured.
+        address: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A certificate or key does not load.
+    #[error("{file}: {reason}", file = file.display())]
+    Certificate {
+        /// The file concerned.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// One address, bound and ready to serve.
+pub struct Listener {
+    socket: Socket,
+    tls: Option<(TlsAcceptor, Arc<ReloadedKey>)>,
+}
+
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener, PathBuf),
+}
+
+/// A connection of either kind.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+impl Socket {
+    async fn accept(&self) -> std::io::Result<(Box<dyn Stream>, Option<SocketAddr>)> {
+        match self {
+            Self::Tcp(socket) => {
+                let (stream, remote) = socket.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok((Box::new(stream), Some(remote)))
+            }
+            Self::Unix(socket, _) => {
+                let (stream, _) = socket.accept().await?;
+                Ok((Box::new(stream), None))
+            }
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let Self::Unix(_, path) = self {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+impl Listener {
+    /// Binds `address`; without `tls`, speaks plain HTTP.
+    ///
+    /// # Errors
+    /// [`ListenerError`].
+    pub async fn bind(
+        address: &ListenAddress,
+        tls: Option<TlsFiles>,
+    ) -> Result<Self, ListenerError> {
+        let fault = |address: String| move |source| ListenerError::Bind { address, source };
+        let socket = match address {
+            ListenAddress::Tcp(address) => Socket::Tcp(
+                TcpListener::bind(address)
+                    .await
+                    .map_err(fault(address.clone()))?,
+            ),
+            ListenAddress::Unix(path) => {
+                // What a server that was killed left behind; one that lives answers.
+                if path.exists() && UnixStream::connect(path).await.is_err() {
+                    let _ = std::fs::remove_file(path);
+                }
+                let bound = UnixListener::bind(path).map_err(fault(path.display().to_string()))?;
+                Socket::Unix(bound, path.clone())
+            }
+        };
+        let tls = tls.map(acceptor).transpose()?;
+        Ok(Self { socket, tls })
+    }
+
+    /// The TCP address it listens on, with the port that was chosen.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            Socket::Tcp(socket) => socket.local_addr().ok(),
+            Socket::Unix(..) => None,
+        }
+    }
+
+    /// Whether it speaks TLS.
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Serves until `stop`, then lets requests finish for as long as `grace`.
+    pub async fn serve(self, service: Service, stop: CancellationToken, grace: Duration) {
+        let limits = service.limits();
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.header_timeout)
+            .max_headers(limits.max_headers)
+            .max_buf_size(limits.max_header_bytes.max(MIN_BUFFER));
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(QUIET)
+            .max_concurrent_streams(256)
+            .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX));
+        let builder = Arc::new(builder);
+        let room = Arc::clone(service.connections());
+        let graceful = GracefulShutdown::new();
+        let mut connections = JoinSet::new();
+        if let Some((_, key)) = &self.tls {
+            connections.spawn(Arc::clone(key).watch(stop.clone()));
+        }
+        loop {
+            // Waiting for room before accepting leaves the excess in the kernel's queue.
+            let permit = tokio::select! {
+                () = stop.cancelled() => break,
+                permit = Arc::clone(&room).acquire_owned() => permit,
+            };
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = self.socket.accept() => accepted,
+                Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            };
+            let (stream, remote) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of descriptors, most likely: a pause lets connections end.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            let tls = self.tls.as_ref().map(|(acceptor, _)| acceptor.clone());
+            let (service, builder, watcher) =
+                (service.clone(), Arc::clone(&builder), graceful.watcher());
+            connections.spawn(async move {
+                let _permit = permit;
+                let served = async {
+                    match tls {
+                        None => converse(stream, remote, service, &builder, watcher).await,
+                        Some(acceptor) => match handshake(acceptor, stream).await {
+                            Some(stream) => {
+                                converse(stream, remote, service, &builder, watcher).await
+                            }
+                            None => Ok(()),
+                        },
+                    }
+                };
+                if let Err(error) = served.await {
+                    tracing::debug!(?remote, error, "connection ended early");
+                }
+            });
+        }
+        drop(self.socket);
+        if tokio::time::timeout(grace, graceful.shutdown())
+            .await
+            .is_err()
+        {
+            tracing::warn!("connections were still busy at the end of the grace period");
+        }
+        connections.abort_all();
+    }
+}
+
+async fn handshake(
+    acceptor: TlsAcceptor,
+    stream: Box<dyn Stream>,
+) -> Option<tokio_rustls::server::TlsStream<Box<dyn Stream>>> {
+    match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "TLS handshake failed");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+async fn converse<S>(
+    stream: S,
+    remote: Option<SocketAddr>,
+    service: Service,
+    builder: &auto::Builder<TokioExecutor>,
+    watcher: hyper_util::server::graceful::Watcher,
+) -> Result<(), String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let answer = service_fn(move |request: http::Request<Incoming>| {
+        let service = service.clone();
+        async move {
+            let request = request.map(HttpBody::new);
+            Ok::<_, Infallible>(service.handle(request, remote).await)
+        }
+    });
+    let connection = builder.serve_connection(TokioIo::new(stream), answer);
+    watcher
+        .watch(connection)
+        .await
+        .map_err(|error| error.to_string())
+}
+
+fn acceptor(files: TlsFiles) -> Result<(TlsAcceptor, Arc<ReloadedKey>), ListenerError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let fault = |file: &PathBuf, reason: String| ListenerError::Certificate {
+        file: file.clone(),
+        reason,
+    };
+    let key = Arc::new(ReloadedKey::load(files.clone())?);
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| fault(&files.certificate, error.to_string()))?;
+    let builder = match &files.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(file) => {
+            let mut roots = RootCertStore::empty();
+            let certificates = CertificateDer::pem_file_iter(file)
+                .map_err(|error| fault(file, error.to_string()))?;
+            for certificate in certificates {
+                let certificate = certificate.map_err(|error| fault(file, error.to_string()))?;
+                roots
+                    .add(certificate)
+                    .map_err(|error| fault(file, error.to_string()))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            let verifier = if files.client_required {
+                verifier
+            } else {
+                verifier.allow_unauthenticated()
+            };
+            builder.with_client_cert_verifier(
+                verifier
+                    .build()
+                    .map_err(|error| fault(file, error.to_string()))?,
+            )
+        }
+    };
+    let mut config = builder.with_cert_resolver(Arc::clone(&key) as Arc<dyn ResolvesServerCert>);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok((TlsAcceptor::from(Arc::new(config)), key))
+}
+
+/// The certificate in use; it follows its files.
+#[derive(Debug)]
+struct ReloadedKey {
+    files: TlsFiles,
+    current: ArcSwap<CertifiedKey>,
+}
+
+impl ReloadedKey {
+    fn load(files: TlsFiles) -> Result<Self, ListenerError> {
+        let current = ArcSwap::new(Arc::new(read_key(&files)?));
+        Ok(Self { files, current })
+    }
+
+    /// Looks at the files from time to time. Files that do not fit together (one was replaced, the
+    /// other not yet) are tried again; until then the old certificate serves.
+    async fn watch(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(CERTIFICATE_CHECK) => {}
+            }
+            let this = Arc::clone(&self);
+            let fresh = tokio::task::spawn_blocking(move || read_key(&this.files)).await;
+            match fresh {
+                Ok(Ok(fresh)) if fresh.cert != self.current.load().cert => {
+                    tracing::info!(file = %self.files.certificate.display(), "serving a new certificate");
+                    self.current.store(Arc::new(fresh));
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "certificate does not load; the old one serves")
+                }
+                Ok(Ok(_)) | Err(_) => {}
+            }
+        }
+    }
+}
+
+impl ResolvesServerCert for ReloadedKey {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.load_full())
+    }
+}
+
+fn read_key(files: &TlsFiles) -> Result<CertifiedKey, ListenerError> {
+    let fault = |file: &PathBuf, reason: String| ListenerError::Certificate {
+        file: file.clone(),
+        reason,
+    };
+    let chain = CertificateDer::pem_file_iter(&files.certificate)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| fault(&files.certificate, error.to_string()))?;
+    if chain.is_empty() {
+        return Err(fault(
+            &files.certificate,
+            "holds no certificate in PEM".into(),
+        ));
+    }
+    let key = PrivateKeyDer::from_pem_file(&files.key)
+        .map_err(|error| fault(&files.key, error.to_string()))?;
+    CertifiedKey::from_der(chain, key, &rustls::crypto::aws_lc_rs::default_provider())
+        .map_err(|error| fault(&files.key, error.to_string()))
+}

@@ -1,0 +1,49 @@
+//! HTTP: one file per resource; errors become statuses in one place.
+//!
+//! A resource file declares its endpoints with `routes(&mut SystemRoutes)` and translates; what it
+//! declares is served by [`crate::engine::ControlPlane::serve`] like the routes of any backend.
+
+mod auth_token;
+mod envelope;
+mod error;
+mod listener;
+mod openapi;
+mod service;
+mod sys_audit;
+mod sys_capabilities;
+mod sys_health;
+mod sys_internal;
+mod sys_leases;
+mod sys_metrics;
+mod sys_mounts;
+mod sys_policies;
+mod sys_seal;
+
+pub use listener::{Listener, ListenerError, TlsFiles};
+pub use openapi::document;
+pub use service::{HttpLimits, Service};
+
+use crate::engine::SystemRoutes;
+
+/// Every system endpoint there is.
+pub fn system_routes() -> SystemRoutes {
+    let mut routes = SystemRoutes::default();
+    sys_health::routes(&mut routes);
+    sys_seal::routes(&mut routes);
+    sys_mounts::routes(&mut routes);
+    sys_policies::routes(&mut routes);
+    sys_capabilities::routes(&mut routes);
+    sys_leases::routes(&mut routes);
+    sys_internal::routes(&mut routes);
+    sys_audit::routes(&mut routes);
+    sys_metrics::routes(&mut routes);
+    auth_token::routes(&mut routes);
+    routes
+}
+
+/// An instant as the Vault API writes it.
+fn rfc3339(at: std::time::SystemTime) -> String {
+    let at = time::OffsetDateTime::from(at);
+    at.format(&time::format_description::well_known::Rfc3339)
+        .unwrap_or_default()
+}

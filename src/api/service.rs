@@ -1,0 +1,281 @@
+//! From an HTTP request to an engine [`Request`], and back.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body as HttpBody;
+use axum::response::Response;
+use daypass_contract::{Operation, Secret};
+use http::{HeaderMap, Method, StatusCode, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
+
+use super::envelope::respond;
+use crate::config;
+use crate::engine::{ControlPlane, Failure, Request};
+
+/// Limits on what a client may ask of the server at once.
+#[derive(Clone, Debug)]
+pub struct HttpLimits {
+    /// The largest body, in bytes.
+    pub max_body: usize,
+    /// From the first byte of a request to the last of its answer.
+    pub request_timeout: Duration,
+    /// Requests worked on at a time; more are answered 503.
+    pub max_concurrent_requests: usize,
+    /// Open connections over all listeners; more wait in the kernel's queue.
+    pub max_connections: usize,
+    /// Headers of one request.
+    pub max_headers: usize,
+    /// Bytes of all headers of one request.
+    pub max_header_bytes: usize,
+    /// How long a client may take to send its headers.
+    pub header_timeout: Duration,
+}
+
+impl From<&config::Limits> for HttpLimits {
+    fn from(limits: &config::Limits) -> Self {
+        Self {
+            max_body: limits.max_body_bytes,
+            request_timeout: limits.request_timeout,
+            max_concurrent_requests: limits.max_concurrent_requests,
+            max_connections: limits.max_connections,
+            max_headers: limits.max_headers,
+            max_header_bytes: limits.max_header_bytes,
+            header_timeout: limits.header_timeout,
+        }
+    }
+}
+
+/// Serves HTTP requests from a control plane.
+#[derive(Clone)]
+pub struct Service {
+    plane: Arc<ControlPlane>,
+    limits: Arc<HttpLimits>,
+    room: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+}
+
+impl Service {
+    /// A service with these limits.
+    pub fn new(plane: Arc<ControlPlane>, limits: HttpLimits) -> Self {
+        let room = Arc::new(Semaphore::new(limits.max_concurrent_requests));
+        let connections = Arc::new(Semaphore::new(limits.max_connections));
+        Self {
+            plane,
+            limits: Arc::new(limits),
+            room,
+            connections,
+        }
+    }
+
+    pub(super) fn limits(&self) -> &HttpLimits {
+        &self.limits
+    }
+
+    pub(super) fn connections(&self) -> &Arc<Semaphore> {
+        &self.connections
+    }
+
+    /// Answers one request.
+    pub async fn handle(
+        &self,
+        request: http::Request<HttpBody>,
+        remote: Option<SocketAddr>,
+    ) -> Response {
+        let id = uuid::Uuid::new_v4().to_string();
+        let head = request.method() == Method::HEAD;
+        let Ok(_room) = self.room.try_acquire() else {
+            return respond(
+                &id,
+                Err(Failure::Unavailable(
+                    "server is at its limit of requests; try again".into(),
+                )),
+            );
+        };
+        let started = tokio::time::Instant::now();
+        let path = request.uri().path().to_owned();
+        let method = request.method().clone();
+        let work = self.answer(&id, request, remote);
+        let mut response = match tokio::time::timeout(self.limits.request_timeout, work).await {
+            Ok(response) => response,
+            Err(_) => respond(
+                &id,
+                Err(Failure::Unavailable(
+                    "request took too long; what it began is finished or undone".into(),
+                )),
+            ),
+        };
+        let status = response.status();
+        super::sys_metrics::count_request(&method, status, started.elapsed());
+        tracing::debug!(request = id, %method, path, status = status.as_u16(), "served");
+        if head {
+            *response.body_mut() = HttpBody::empty();
+        }
+        response
+    }
+
+    async fn answer(
+        &self,
+        id: &str,
+        request: http::Request<HttpBody>,
+        remote: Option<SocketAddr>,
+    ) -> Response {
+        match self.parse(id, request, remote).await {
+            Ok(request) => respond(id, self.plane.serve(request).await),
+            Err(Unparsed::Failure(failure)) => respond(id, Err(failure)),
+            Err(Unparsed::TooLarge(limit)) => {
+                let text = format!("request body is larger than {limit} bytes");
+                let mut response = respond(id, Err(Failure::Invalid(text)));
+                *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
+                response
+            }
+        }
+    }
+
+    async fn parse(
+        &self,
+        id: &str,
+        request: http::Request<HttpBody>,
+        remote: Option<SocketAddr>,
+    ) -> Result<Request, Unparsed> {
+        let (parts, body) = request.into_parts();
+        let raw = parts.uri.path();
+        let Some(path) = raw.strip_prefix("/v1/") else {
+            let text = format!("{raw} (the API is below /v1/)");
+            return Err(Failure::NoRoute(text).into());
+        };
+        let path = decode_path(path)?;
+        check_headers(&parts.headers)?;
+        let mut fields = query(parts.uri.query().unwrap_or_default())?;
+        let listing = fields
+            .get("list")
+            .is_some_and(|value| value == "true" || value == "1");
+        let operation = match parts.method.as_str() {
+            "GET" | "HEAD" if listing => Operation::List,
+            "GET" | "HEAD" => Operation::Read,
+            "LIST" => Operation::List,
+            "POST" | "PUT" => Operation::Write,
+            "PATCH" => Operation::Patch,
+            "DELETE" => Operation::Delete,
+            other => return Err(Failure::WrongOperation(format!("no method {other}")).into()),
+        };
+        let limit = self.limits.max_body;
+        let bytes = Limited::new(body, limit).collect().await.map_err(|error| {
+            if error.downcast_ref::<LengthLimitError>().is_some() {
+                Unparsed::TooLarge(limit)
+            } else {
+                Failure::Invalid("request body could not be read to its end".into()).into()
+            }
+        })?;
+        let bytes = bytes.to_bytes();
+        if !bytes.is_empty()
+            && matches!(
+                operation,
+                Operation::Write | Operation::Patch | Operation::Delete
+            )
+        {
+            // serde_json's message may quote what was sent: only the place is told.
+            let body: Value = serde_json::from_slice(&bytes).map_err(|error| {
+                let (line, column) = (error.line(), error.column());
+                Failure::Invalid(format!(
+                    "body is not valid JSON at line {line}, column {column}"
+                ))
+            })?;
+            match body {
+                Value::Object(body) => fields.extend(body),
+                Value::Null => {}
+                _ => return Err(Failure::Invalid("body must be a JSON object".into()).into()),
+            }
+        }
+        let token = token(&parts.headers);
+        Ok(Request {
+            id: id.to_owned(),
+            operation,
+            path,
+            token,
+            fields,
+            remote,
+        })
+    }
+}
+
+enum Unparsed {
+    Failure(Failure),
+    TooLarge(usize),
+}
+
+impl From<Failure> for Unparsed {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+/// The path with its percent-encoding undone once. Segments that would mean another path are refused,
+/// so that policy and backend see the same one.
+fn decode_path(raw: &str) -> Result<String, Failure> {
+    let decoded = percent_encoding::percent_decode_str(raw)
+        .decode_utf8()
+        .map_err(|_| Failure::Invalid("path is not UTF-8".into()))?;
+    let mut segments = decoded.trim_end_matches('/').split('/');
+    let strange =
+        |segment: &str| segment == "." || segment == ".." || segment.chars().any(char::is_control);
+    if segments.any(strange) {
+        return Err(Failure::Invalid(
+            "path has a segment \".\", \"..\" or a control character".into(),
+        ));
+    }
+    Ok(decoded.into_owned())
+}
+
+fn query(text: &str) -> Result<Map<String, Value>, Failure> {
+    let mut fields = Map::new();
+    for (name, value) in form_urlencoded::parse(text.as_bytes()) {
+        if fields
+            .insert(name.clone().into_owned(), value.into_owned().into())
+            .is_some()
+        {
+            return Err(Failure::Invalid(format!(
+                "query parameter \"{name}\" is given twice"
+            )));
+        }
+    }
+    Ok(fields)
+}
+
+fn check_headers(headers: &HeaderMap) -> Result<(), Failure> {
+    for name in ["x-vault-namespace", "x-vault-wrap-ttl"] {
+        let given = headers.get(name).map(|value| value.as_bytes().trim_ascii());
+        let harmless = matches!(given, None | Some(b"" | b"root" | b"/"));
+        match name {
+            "x-vault-namespace" if !harmless => {
+                return Err(Failure::Invalid(
+                    "there are no namespaces here: leave X-Vault-Namespace out".into(),
+                ));
+            }
+            "x-vault-wrap-ttl" if !matches!(given, None | Some(b"" | b"0")) => {
+                return Err(Failure::Unsupported(
+                    "response wrapping is not available yet: leave X-Vault-Wrap-TTL out".into(),
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn token(headers: &HeaderMap) -> Option<Secret> {
+    let direct = headers.get("x-vault-token").map(|value| value.as_bytes());
+    let bearer = || {
+        let value = headers.get(header::AUTHORIZATION)?.as_bytes();
+        let (scheme, token) = value.split_at_checked(7)?;
+        scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
+    };
+    direct
+        .or_else(bearer)
+        .map(<[u8]>::trim_ascii)
+        .filter(|token| !token.is_empty())
+        .map(Secret::new)
+}

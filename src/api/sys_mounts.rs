@@ -1,0 +1,379 @@
+//! `sys/mounts`, `sys/remount`, `sys/auth`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use daypass_contract::{Access, NoFields, Operation, Revocability};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::engine::{
+    Answer, Engine, Failure, Mount, MountConfig, NewMount, Serve, SystemCall, SystemRoutes,
+};
+
+#[derive(Deserialize, JsonSchema)]
+struct PathRequest {
+    path: String,
+}
+
+/// Fields of `config` that change nothing here are accepted: clients send them always.
+#[derive(Default, Deserialize, JsonSchema)]
+struct ConfigRequest {
+    #[serde(default, with = "daypass_contract::duration::option")]
+    #[schemars(with = "Option<String>")]
+    default_lease_ttl: Option<Duration>,
+    #[serde(default, with = "daypass_contract::duration::option")]
+    #[schemars(with = "Option<String>")]
+    max_lease_ttl: Option<Duration>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct EnableRequest {
+    path: String,
+    /// The kind of backend: `kv`, `pki`, `database`.
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    description: String,
+    #[serde(default)]
+    config: ConfigRequest,
+    #[serde(default)]
+    options: Option<BTreeMap<String, String>>,
+    #[serde(default, rename = "local")]
+    _local: bool,
+    #[serde(default, rename = "seal_wrap")]
+    _seal_wrap: bool,
+    #[serde(default, rename = "external_entropy_access")]
+    _external_entropy_access: bool,
+    #[serde(default, rename = "plugin_name")]
+    _plugin_name: Option<String>,
+    #[serde(default, rename = "plugin_version")]
+    _plugin_version: Option<String>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct TuneRequest {
+    path: String,
+    #[serde(default, with = "daypass_contract::duration::option")]
+    #[schemars(with = "Option<String>")]
+    default_lease_ttl: Option<Duration>,
+    #[serde(default, with = "daypass_contract::duration::option")]
+    #[schemars(with = "Option<String>")]
+    max_lease_ttl: Option<Duration>,
+    description: Option<String>,
+    options: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct RemountRequest {
+    from: String,
+    to: String,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ConfigView {
+    default_lease_ttl: u64,
+    max_lease_ttl: u64,
+    force_no_cache: bool,
+}
+
+/// A mount as the API shows it.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct MountView {
+    #[serde(rename = "type")]
+    kind: String,
+    description: String,
+    accessor: String,
+    uuid: String,
+    config: ConfigView,
+    options: Option<BTreeMap<String, String>>,
+    local: bool,
+    seal_wrap: bool,
+    external_entropy_access: bool,
+    plugin_version: &'static str,
+    running_plugin_version: &'static str,
+    running_sha256: &'static str,
+    deprecation_status: &'static str,
+    /// Declared in the configuration file.
+    managed: bool,
+    /// What revoking one of its leases achieves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revocability: Option<Revocability>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct TuneView {
+    default_lease_ttl: u64,
+    max_lease_ttl: u64,
+    force_no_cache: bool,
+    description: String,
+    options: Option<BTreeMap<String, String>>,
+}
+
+type Table = BTreeMap<String, MountView>;
+
+pub(super) fn routes(routes: &mut SystemRoutes) {
+    use Operation::{Delete, Read, Write};
+    routes.serve::<NoFields, Table, _, _>(Read, "sys/mounts", "Lists the mounts.", list);
+    routes.serve::<PathRequest, MountView, _, _>(
+        Read,
+        "sys/mounts/{path*}",
+        "Describes a mount.",
+        read,
+    );
+    routes.serve::<EnableRequest, (), _, _>(
+        Write,
+        "sys/mounts/{path*}",
+        "Enables a backend at a path.",
+        enable,
+    );
+    routes.serve::<PathRequest, (), _, _>(
+        Delete,
+        "sys/mounts/{path*}",
+        "Disables a mount after revoking its leases, and deletes what it stored.",
+        disable,
+    );
+    // Vault lets `tune` be the last segment of any mount path; ours have one segment or more before it.
+    routes.serve::<PathRequest, TuneView, _, _>(
+        Read,
+        "sys/mounts/{path}/tune",
+        "Reads what can be tuned.",
+        read_tune,
+    );
+    routes.serve::<TuneRequest, (), _, _>(Write, "sys/mounts/{path}/tune", "Tunes a mount.", tune);
+    routes
+        .serve::<RemountRequest, (), _, _>(
+            Write,
+            "sys/remount",
+            "Moves a mount; its leases stay.",
+            remount,
+        )
+        .access = Access::Sudo;
+    routes
+        .serve::<NoFields, Table, _, _>(Read, "sys/auth", "Lists the auth methods.", list_auth)
+        .access = Access::Sudo;
+    routes.serve::<PathRequest, MountView, _, _>(
+        Read,
+        "sys/auth/{path*}",
+        "Describes an auth method.",
+        read_auth,
+    );
+    routes
+        .serve::<PathRequest, TuneView, _, _>(
+            Read,
+            "sys/auth/{path}/tune",
+            "Reads what can be tuned.",
+            read_auth_tune,
+        )
+        .access = Access::Sudo;
+}
+
+/// A mount as the API shows it.
+pub(super) fn view(mount: &Mount) -> MountView {
+    let record = mount.record();
+    let set = |ttl: Option<Duration>| ttl.map_or(0, |ttl| ttl.as_secs());
+    MountView {
+        kind: record.kind.clone(),
+        description: record.description.clone(),
+        accessor: record.accessor.clone(),
+        uuid: record.id.clone(),
+        config: ConfigView {
+            default_lease_ttl: set(record.config.default_lease_ttl),
+            max_lease_ttl: set(record.config.max_lease_ttl),
+            force_no_cache: false,
+        },
+        options: (!record.options.is_empty()).then(|| record.options.clone()),
+        local: false,
+        seal_wrap: false,
+        external_entropy_access: false,
+        plugin_version: "",
+        running_plugin_version: crate::VERSION,
+        running_sha256: "",
+        deprecation_status: "supported",
+        managed: record.managed,
+        revocability: Some(mount.backend.revocability()),
+    }
+}
+
+/// `sys/` and the token method are always there.
+fn built_in(kind: &str, description: &str) -> MountView {
+    MountView {
+        kind: kind.to_owned(),
+        description: description.to_owned(),
+        accessor: format!("{kind}_builtin"),
+        uuid: kind.to_owned(),
+        config: ConfigView {
+            default_lease_ttl: 0,
+            max_lease_ttl: 0,
+            force_no_cache: false,
+        },
+        options: None,
+        local: false,
+        seal_wrap: false,
+        external_entropy_access: false,
+        plugin_version: "",
+        running_plugin_version: crate::VERSION,
+        running_sha256: "",
+        deprecation_status: "supported",
+        managed: false,
+        revocability: None,
+    }
+}
+
+pub(super) fn table(engine: &Engine) -> Table {
+    let mut table: Table = engine
+        .mounts
+        .all()
+        .iter()
+        .map(|mount| (format!("{}/", mount.record().path), view(mount)))
+        .collect();
+    table.insert(
+        "sys/".into(),
+        built_in(
+            "system",
+            "system endpoints used for control, policy and debugging",
+        ),
+    );
+    table
+}
+
+pub(super) fn auth_table() -> Table {
+    Table::from([(
+        "token/".into(),
+        built_in("token", "token based credentials"),
+    )])
+}
+
+async fn list(call: SystemCall, _: NoFields) -> Result<Answer, Failure> {
+    Answer::flat(&table(&*call.engine()?))
+}
+
+async fn list_auth(_: SystemCall, _: NoFields) -> Result<Answer, Failure> {
+    Answer::flat(&auth_table())
+}
+
+async fn read_auth(_: SystemCall, request: PathRequest) -> Result<Answer, Failure> {
+    let path = format!("{}/", request.path.trim_matches('/'));
+    match auth_table().remove(&path) {
+        Some(view) => Answer::flat(&view),
+        None => Err(Failure::Invalid(format!("no auth method at auth/{path}"))),
+    }
+}
+
+async fn read_auth_tune(call: SystemCall, request: PathRequest) -> Result<Answer, Failure> {
+    if request.path.trim_matches('/') != "token" {
+        return Err(Failure::Invalid(format!(
+            "no auth method at auth/{}/",
+            request.path
+        )));
+    }
+    let ttl = call.plane.settings.ttl;
+    Answer::flat(&TuneView {
+        default_lease_ttl: ttl.default.as_secs(),
+        max_lease_ttl: ttl.max.as_secs(),
+        force_no_cache: false,
+        description: "token based credentials".into(),
+        options: None,
+    })
+}
+
+fn find(engine: &Engine, path: &str) -> Result<std::sync::Arc<Mount>, Failure> {
+    engine.mounts.at(path).ok_or_else(|| {
+        Failure::Invalid(format!(
+            "No secret engine mount at {}/",
+            path.trim_matches('/')
+        ))
+    })
+}
+
+async fn read(call: SystemCall, request: PathRequest) -> Result<Answer, Failure> {
+    let engine = call.engine()?;
+    let mount = find(&engine, &request.path)?;
+    Answer::flat(&view(&mount))
+}
+
+async fn enable(call: SystemCall, request: EnableRequest) -> Result<Answer, Failure> {
+    call.engine()?
+        .enable_mount(NewMount {
+            path: request.path,
+            kind: request.kind,
+            description: request.description,
+            options: request.options.unwrap_or_default(),
+            config: MountConfig {
+                default_lease_ttl: nonzero(request.config.default_lease_ttl),
+                max_lease_ttl: nonzero(request.config.max_lease_ttl),
+            },
+            managed: false,
+        })
+        .await?;
+    Ok(Answer::nothing())
+}
+
+fn nonzero(ttl: Option<Duration>) -> Option<Duration> {
+    ttl.filter(|ttl| !ttl.is_zero())
+}
+
+async fn disable(call: SystemCall, request: PathRequest) -> Result<Answer, Failure> {
+    let engine = call.engine()?;
+    refuse_managed(&engine, &request.path)?;
+    engine.disable_mount(&request.path).await?;
+    Ok(Answer::nothing())
+}
+
+fn refuse_managed(engine: &Engine, path: &str) -> Result<(), Failure> {
+    match engine.mounts.at(path) {
+        Some(mount) if mount.record().managed => Err(Failure::Invalid(format!(
+            "mount {}/ is declared in the configuration file: change it there",
+            mount.record().path
+        ))),
+        _ => Ok(()),
+    }
+}
+
+async fn read_tune(call: SystemCall, request: PathRequest) -> Result<Answer, Failure> {
+    let mount = find(&*call.engine()?, &request.path)?;
+    let (record, limits) = (mount.record(), mount.limits(call.plane.settings.ttl));
+    Answer::flat(&TuneView {
+        default_lease_ttl: limits.default.as_secs(),
+        max_lease_ttl: limits.max.as_secs(),
+        force_no_cache: false,
+        description: record.description.clone(),
+        options: (!record.options.is_empty()).then(|| record.options.clone()),
+    })
+}
+
+async fn tune(call: SystemCall, request: TuneRequest) -> Result<Answer, Failure> {
+    let engine = call.engine()?;
+    refuse_managed(&engine, &request.path)?;
+    let mount = find(&engine, &request.path)?;
+    if request
+        .options
+        .as_ref()
+        .is_some_and(|options| *options != mount.record().options)
+    {
+        return Err(Failure::Unsupported(
+            "the options of a mount do not change: enable a new one and copy (kv v1 to v2 included)".into(),
+        ));
+    }
+    engine
+        .tune_mount(&request.path, |record| {
+            if let Some(ttl) = request.default_lease_ttl {
+                record.config.default_lease_ttl = nonzero(Some(ttl));
+            }
+            if let Some(ttl) = request.max_lease_ttl {
+                record.config.max_lease_ttl = nonzero(Some(ttl));
+            }
+            if let Some(description) = request.description {
+                record.description = description;
+            }
+        })
+        .await?;
+    Ok(Answer::nothing())
+}
+
+async fn remount(call: SystemCall, request: RemountRequest) -> Result<Answer, Failure> {
+    let engine = call.engine()?;
+    refuse_managed(&engine, &request.from)?;
+    engine.remount(&request.from, &request.to).await?;
+    Ok(Answer::nothing())
+}
