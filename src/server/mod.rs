@@ -1,0 +1,268 @@
+//! From a configuration to a running server, and to its orderly end.
+
+mod dev;
+mod log;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use daypass_contract::{Clock, Entropy};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, HttpLimits, Listener, ListenerError, Service, TlsFiles};
+use crate::audit::{AuditError, AuditLog};
+use crate::config::{self, ClientAuth, Config, ConfigErrors, SealSettings};
+use crate::engine::{self, ControlPlane, Declarations, Failure, Settings};
+use crate::lease;
+use crate::storage::seal::{Keeper, Seal, SealError};
+use crate::storage::{Barrier, Embedded, Options, Storage, StorageError};
+
+pub use dev::{Dev, DevOptions, TRUST_DOMAIN, start as start_dev};
+pub use log::init as init_log;
+
+/// Why a server does not start, by what its operator does next.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Correct the configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// Look at the store.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// Look at the audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// Look at the seal.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// Look at an address or a certificate.
+    #[error(transparent)]
+    Listener(#[from] ListenerError),
+    /// Something to be set up at start was refused.
+    #[error("{what}: {failure}")]
+    Setup {
+        /// What was being set up.
+        what: String,
+        /// Why not.
+        failure: Failure,
+    },
+    /// The operating system refused.
+    #[error("{what}: {source}")]
+    System {
+        /// What was being done.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// The system's clock.
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the clock that everything else asks"
+    )]
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+}
+
+/// The cryptographic generator of aws-lc.
+pub struct SystemEntropy;
+
+impl Entropy for SystemEntropy {
+    fn fill(&self, target: &mut [u8]) {
+        // aws-lc's generator does not fail once it is seeded, and aborts the process if it cannot be.
+        if aws_lc_rs::rand::fill(target).is_err() {
+            std::process::abort();
+        }
+    }
+}
+
+/// A server with its addresses bound, ready to run.
+pub struct Server {
+    /// What it serves.
+    pub plane: Arc<ControlPlane>,
+    listeners: Vec<Listener>,
+    service: Service,
+    grace: Duration,
+}
+
+impl Server {
+    /// Reads a configuration file and starts what it describes.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn from_file(config: Config) -> Result<Self, StartError> {
+        Self::start(config).await
+    }
+
+    /// Opens storage and audit log, unseals where the seal opens by itself, and binds the addresses.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) =
+            (Arc::new(SystemClock), Arc::new(SystemEntropy));
+        let options = crate::audit::Options {
+            rotate_at_bytes: config.audit.rotate_bytes,
+            ..Default::default()
+        };
+        let audit = AuditLog::open(&config.audit.path, options, Arc::clone(&clock))?;
+        let storage: Arc<dyn Storage> =
+            Arc::new(Embedded::open(&config.storage.path, Options::default())?);
+        let barrier = Arc::new(Barrier::new(
+            storage,
+            Arc::clone(&clock),
+            Arc::clone(&entropy),
+        ));
+        let seal = match config.seal {
+            SealSettings::Shamir => Seal::Shamir,
+            SealSettings::KeyFile { path } => Seal::KeyFile {
+                path,
+                generate: true,
+            },
+        };
+        let keeper = Keeper::new(Arc::clone(&barrier), seal);
+        let settings = Settings {
+            ttl: lease::Limits {
+                default: config.leases.default_ttl,
+                max: config.leases.max_ttl,
+            },
+            revoke_concurrency: config.leases.revoke_concurrency,
+            ..Settings::default()
+        };
+        let declarations = Declarations {
+            policies: config.policies,
+            mounts: config.mounts,
+        };
+        let plane = ControlPlane::new(
+            keeper,
+            barrier,
+            audit,
+            clock,
+            entropy,
+            settings,
+            api::system_routes(),
+            declarations,
+        );
+        let limits = HttpLimits::from(&config.limits);
+        let service = Service::new(Arc::clone(&plane), limits);
+        let mut listeners = Vec::new();
+        for listener in config.listeners {
+            let tls = listener.tls.map(|tls| TlsFiles {
+                certificate: tls.cert_file,
+                key: tls.key_file,
+                client_ca: tls
+                    .client_ca_file
+                    .filter(|_| tls.client_auth != ClientAuth::None),
+                client_required: tls.client_auth == ClientAuth::Required,
+            });
+            listeners.push(Listener::bind(&listener.address, tls).await?);
+        }
+        let server = Self {
+            plane,
+            listeners,
+            service,
+            grace: config.limits.shutdown_grace,
+        };
+        server.unseal_by_itself().await?;
+        Ok(server)
+    }
+
+    /// Opens the seal if it has no shares and was initialized before.
+    async fn unseal_by_itself(&self) -> Result<(), StartError> {
+        let keeper = &self.plane.seal;
+        if keeper.opens_by_itself() && keeper.status().await?.initialized {
+            keeper.auto_unseal().await?;
+            self.plane
+                .open()
+                .await
+                .map_err(|failure| StartError::Setup {
+                    what: "unseal".into(),
+                    failure,
+                })?;
+        }
+        Ok(())
+    }
+
+    /// The TCP addresses that were bound, with the ports that were chosen.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners
+            .iter()
+            .filter_map(Listener::address)
+            .collect()
+    }
+
+    /// Serves until `stop`, then finishes what runs within the grace period and seals.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut serving = JoinSet::new();
+        for listener in self.listeners {
+            serving.spawn(listener.serve(self.service.clone(), stop.clone(), self.grace));
+        }
+        while serving.join_next().await.is_some() {}
+        self.plane.finish(self.grace).await;
+        if let Err(error) = self.plane.audit.close() {
+            tracing::error!(%error, "the audit log could not be closed");
+        }
+    }
+}
+
+/// Names of the mount types a configuration may declare.
+pub fn backend_names() -> Vec<&'static str> {
+    engine::kinds().iter().map(|kind| kind.name).collect()
+}
+
+/// Reads and checks a configuration file.
+///
+/// # Errors
+/// Every problem found in it.
+pub fn load_config(path: &std::path::Path) -> Result<Config, ConfigErrors> {
+    config::load(path, &backend_names())
+}
+
+/// A token that is cancelled by SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`StartError::System`] where signals cannot be caught.
+pub fn stop_on_signals() -> Result<CancellationToken, StartError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let system = |source| StartError::System {
+        what: "signal handler",
+        source,
+    };
+    let mut terminate = signal(SignalKind::terminate()).map_err(system)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
+    let stop = CancellationToken::new();
+    let stopping = stop.clone();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it lives as long as the process, and ends with it"
+    )]
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        stopping.cancel();
+    });
+    Ok(stop)
+}
+
+/// A folder that only its owner may enter.
+fn private_folder(path: &PathBuf) -> Result<(), StartError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder.create(path).map_err(|source| StartError::System {
+        what: "data folder",
+        source,
+    })
+}
