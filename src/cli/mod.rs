@@ -2,7 +2,7 @@
 //! the API would not allow.
 //!
 //! **Invariant:** a secret is never an argument, which every process of the machine could read: it comes from
-//! a prompt, standard input or a file. Output goes through [`output`], errors through [`Failure`], both in one
+//! a prompt, standard input or a file. Output goes through `output`, errors through [`Failure`], both in one
 //! place; what a command sends or prints is testable without a terminal.
 
 mod audit;

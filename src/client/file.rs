@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use daypass_contract::Secret;
@@ -102,12 +102,13 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<(), FileError> {
     replace(path, content, 0o600)
 }
 
-/// Writes a file that everybody may read, in the same way.
+/// Writes a file that everybody may read, in the same way. One that exists keeps its permissions.
 ///
 /// # Errors
 /// [`FileError`].
 pub fn write_file(path: &Path, content: &[u8]) -> Result<(), FileError> {
-    replace(path, content, 0o644)
+    let mode = fs::metadata(path).map_or(0o644, |file| file.mode() & 0o777);
+    replace(path, content, mode)
 }
 
 fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {

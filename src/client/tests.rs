@@ -315,6 +315,8 @@ fn the_token_file_is_its_owners_alone_and_replaced_whole() {
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(file.path()), 0o600);
     assert_eq!(mode(file.path().parent().unwrap()), 0o700);
+    write_file(file.path(), b"s.two").unwrap();
+    assert_eq!(mode(file.path()), 0o600, "what was private stays so");
     let left = std::fs::read_dir(file.path().parent().unwrap())
         .unwrap()
         .count();
