@@ -33,12 +33,17 @@ pub(super) fn respond(id: &str, result: Result<Answer, Failure>) -> Response {
         Err(failure) => {
             let status =
                 StatusCode::from_u16(failure.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            json(
+            let mut response = json(
                 status,
                 &Errors {
                     errors: &errors(&failure),
                 },
-            )
+            );
+            if let Failure::TooMany { retry_after, .. } = &failure {
+                let seconds = HeaderValue::from(retry_after.as_secs().max(1));
+                response.headers_mut().insert(header::RETRY_AFTER, seconds);
+            }
+            response
         }
     }
 }
@@ -102,7 +107,7 @@ fn flat(id: &str, data: &daypass_contract::Json, warnings: Option<&[String]>) ->
     whole.insert("wrap_info".into(), serde_json::Value::Null);
     whole.insert(
         "warnings".into(),
-        warnings.map_or(serde_json::Value::Null, |texts| texts.into()),
+        warnings.map_or(serde_json::Value::Null, std::convert::Into::into),
     );
     whole.insert("auth".into(), serde_json::Value::Null);
     whole.insert("data".into(), fields.into());

@@ -335,7 +335,7 @@ impl ReloadedKey {
                     self.current.store(Arc::new(fresh));
                 }
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "certificate does not load; the old one serves")
+                    tracing::warn!(%error, "certificate does not load; the old one serves");
                 }
                 Ok(Ok(_)) | Err(_) => {}
             }

@@ -267,7 +267,9 @@ fn check_headers(headers: &HeaderMap) -> Result<(), Failure> {
 }
 
 fn token(headers: &HeaderMap) -> Option<Secret> {
-    let direct = headers.get("x-vault-token").map(|value| value.as_bytes());
+    let direct = headers
+        .get("x-vault-token")
+        .map(http::HeaderValue::as_bytes);
     let bearer = || {
         let value = headers.get(header::AUTHORIZATION)?.as_bytes();
         let (scheme, token) = value.split_at_checked(7)?;

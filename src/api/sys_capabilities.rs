@@ -37,7 +37,7 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
             Write,
             "sys/capabilities",
             "Tells what a token may do on paths.",
-            |call, request| of_token(call, request),
+            of_token,
         )
         .effect = Effect::Observe;
     routes
@@ -45,7 +45,7 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
             Write,
             "sys/capabilities-self",
             "Tells what the caller may do on paths.",
-            |call, request| of_self(call, request),
+            of_self,
         )
         .effect = Effect::Observe;
     routes
@@ -53,7 +53,7 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
             Write,
             "sys/capabilities-accessor",
             "Tells what the token of an accessor may do on paths.",
-            |call, request| of_accessor(call, request),
+            of_accessor,
         )
         .effect = Effect::Observe;
 }

@@ -1,6 +1,6 @@
-//! `sys/policies/acl` and its older form `sys/policy`.
+//! `sys/policies/acl`, its older form `sys/policy`, and `sys/policies/password`.
 
-use daypass_contract::{NoFields, Operation};
+use daypass_contract::{Keys, NoFields, Operation, Secret};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +39,17 @@ struct OldPolicyView {
     rules: String,
 }
 
+#[derive(Serialize, JsonSchema)]
+struct PasswordPolicyView {
+    policy: String,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct PasswordView {
+    #[serde(serialize_with = "daypass_contract::reveal")]
+    password: Secret,
+}
+
 pub(super) fn routes(routes: &mut SystemRoutes) {
     use Operation::{Delete, List, Read, Write};
     for pattern in ["sys/policies/acl", "sys/policy"] {
@@ -65,6 +76,37 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
             })
         },
     );
+    routes.serve::<NoFields, Keys, _, _>(
+        List,
+        "sys/policies/password",
+        "Lists the password policies.",
+        list_password,
+    );
+    let pattern = "sys/policies/password/{name}";
+    routes.serve::<NameRequest, PasswordPolicyView, _, _>(
+        Read,
+        pattern,
+        "Reads a password policy.",
+        read_password,
+    );
+    routes.serve::<WriteRequest, (), _, _>(
+        Write,
+        pattern,
+        "Writes a password policy.",
+        write_password,
+    );
+    routes.serve::<NameRequest, (), _, _>(
+        Delete,
+        pattern,
+        "Deletes a password policy.",
+        delete_password,
+    );
+    routes.serve::<NameRequest, PasswordView, _, _>(
+        Read,
+        "sys/policies/password/{name}/generate",
+        "Makes a password by a policy, to try it.",
+        generate_password,
+    );
     for pattern in ["sys/policies/acl/{name}", "sys/policy/{name}"] {
         routes.serve::<WriteRequest, (), _, _>(
             Write,
@@ -79,6 +121,41 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
             delete,
         );
     }
+}
+
+async fn list_password(call: SystemCall, _: NoFields) -> Result<Answer, Failure> {
+    Answer::keys(&call.engine()?.passwords.names().await?)
+}
+
+async fn read_password(call: SystemCall, request: NameRequest) -> Result<Answer, Failure> {
+    let text = call
+        .engine()?
+        .passwords
+        .text(&request.name)
+        .await?
+        .ok_or(Failure::NotFound)?;
+    Answer::data(&PasswordPolicyView { policy: text })
+}
+
+async fn write_password(call: SystemCall, request: WriteRequest) -> Result<Answer, Failure> {
+    let given = rules(request.policy)?;
+    call.engine()?.passwords.put(&request.name, &given).await?;
+    Ok(Answer::nothing())
+}
+
+async fn delete_password(call: SystemCall, request: NameRequest) -> Result<Answer, Failure> {
+    call.engine()?.passwords.delete(&request.name).await?;
+    Ok(Answer::nothing())
+}
+
+async fn generate_password(call: SystemCall, request: NameRequest) -> Result<Answer, Failure> {
+    let password = call
+        .engine()?
+        .passwords
+        .generate(&request.name)
+        .await?
+        .ok_or(Failure::NotFound)?;
+    Answer::data(&PasswordView { password })
 }
 
 async fn list(call: SystemCall, _: NoFields) -> Result<Answer, Failure> {
@@ -107,17 +184,17 @@ async fn read(
 }
 
 async fn write(call: SystemCall, request: WriteRequest) -> Result<Answer, Failure> {
-    let given = request
-        .policy
-        .or(request.rules)
-        .filter(|text| !text.trim().is_empty())
-        .ok_or_else(|| {
-            Failure::Invalid("field \"policy\": is required: the rules in HCL or JSON".into())
-        })?;
+    let given = rules(request.policy.or(request.rules))?;
     let engine = call.engine()?;
     refuse_declared(&engine, &request.name)?;
     engine.policies.put(&request.name, &given).await?;
     Ok(Answer::nothing())
+}
+
+fn rules(given: Option<String>) -> Result<String, Failure> {
+    given.filter(|text| !text.trim().is_empty()).ok_or_else(|| {
+        Failure::Invalid("field \"policy\": is required: the rules in HCL or JSON".into())
+    })
 }
 
 fn refuse_declared(engine: &Engine, name: &str) -> Result<(), Failure> {

@@ -234,6 +234,14 @@ pub enum Failure {
     /// Initialize first.
     #[error("server is not yet initialized")]
     NotInitialized,
+    /// Come back later: a rate limit.
+    #[error("rate limit \"{quota}\" exceeded; try again in {} s", retry_after.as_secs().max(1))]
+    TooMany {
+        /// The quota's name.
+        quota: String,
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// The upstream said no or its answer was lost.
     #[error("{0}")]
     Upstream(String),
@@ -253,6 +261,7 @@ impl Failure {
             Self::Denied => 403,
             Self::NotFound | Self::NoRoute(_) => 404,
             Self::WrongOperation(_) => 405,
+            Self::TooMany { .. } => 429,
             Self::Unsupported(_) => 501,
             Self::Upstream(_) => 502,
             Self::Sealed | Self::NotInitialized | Self::Unavailable(_) => 503,
@@ -271,9 +280,10 @@ impl From<BackendError> for Failure {
             BackendError::Refused { .. } | BackendError::Indeterminate(_) => {
                 Self::Upstream(error.to_string())
             }
-            BackendError::Unavailable { .. } => Self::Unavailable(error.to_string()),
+            BackendError::Unavailable { .. } | BackendError::Store(StoreError::Conflict) => {
+                Self::Unavailable(error.to_string())
+            }
             BackendError::Unsupported(text) => Self::Unsupported(text),
-            BackendError::Store(StoreError::Conflict) => Self::Unavailable(error.to_string()),
             BackendError::Store(StoreError::Failed(_)) | BackendError::Internal(_) => {
                 Self::Internal(error.to_string())
             }

@@ -13,12 +13,11 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::answer::Failure;
+use super::passwords::Passwords;
 use super::plane::Engine;
 use super::registry;
 use super::revoke::LeaseReaper;
 use crate::lease::{LeaseId, Limits, Queue};
-use crate::policy::PasswordPolicy;
-use crate::storage::Barrier;
 
 const PREFIX: &str = "core/mount/";
 /// Mounts read from storage at a time; also the most there may be.
@@ -205,8 +204,7 @@ impl Engine {
             clock: Arc::clone(&self.clock),
             entropy: Arc::clone(&self.entropy),
             system: Arc::new(MountSystem {
-                barrier: Arc::clone(&self.barrier),
-                entropy: Arc::clone(&self.entropy),
+                passwords: self.passwords.clone(),
                 limits: limits(&record.config, self.settings.ttl),
             }),
             options: record.options.clone(),
@@ -502,30 +500,20 @@ fn kind_and_options(
 
 /// What a mount may ask of the control plane.
 struct MountSystem {
-    barrier: Arc<Barrier>,
-    entropy: Arc<dyn daypass_contract::Entropy>,
+    passwords: Passwords,
     limits: Limits,
 }
 
 #[async_trait]
 impl System for MountSystem {
     async fn generate_password(&self, policy: &str) -> Result<Secret, BackendError> {
-        let key = format!("policy/password/{policy}");
-        let entry = self
-            .barrier
-            .get(&key)
-            .await
-            .map_err(|error| BackendError::Store(error.into()))?;
-        let Some(entry) = entry else {
-            return Err(BackendError::InvalidRole(format!(
+        match self.passwords.generate(policy).await {
+            Ok(Some(password)) => Ok(password),
+            Ok(None) => Err(BackendError::InvalidRole(format!(
                 "there is no password policy \"{policy}\""
-            )));
-        };
-        let text = entry.value.expose_str().unwrap_or_default();
-        let policy = PasswordPolicy::parse(text).map_err(|error| {
-            BackendError::InvalidRole(format!("password policy \"{policy}\": {error}"))
-        })?;
-        Ok(policy.generate(&*self.entropy))
+            ))),
+            Err(failure) => Err(BackendError::Internal(failure.to_string().into())),
+        }
     }
 
     fn max_ttl(&self) -> Duration {

@@ -204,7 +204,7 @@ impl ControlPlane {
             Ok(found) => found,
             Err(others) => {
                 let failure =
-                    self.refuse_unknown(engine.as_deref(), principal.as_ref(), &request, others);
+                    Self::refuse_unknown(engine.as_deref(), principal.as_ref(), &request, others);
                 self.record_refusal(&trail, &failure, None)?;
                 return Err(failure);
             }
@@ -241,6 +241,10 @@ impl ControlPlane {
         if spent == Spent::Refused {
             self.record_refusal(&trail, &Failure::Denied, None)?;
             return Err(Failure::Denied);
+        }
+        if let Err(failure) = self.quotas.check(&request.path) {
+            self.record_refusal(&trail, &failure, None)?;
+            return Err(failure);
         }
         let changes = work.effect() == Effect::Change;
         if changes {
@@ -392,7 +396,6 @@ impl ControlPlane {
 
     /// What is said of a path that leads nowhere: only to a principal that might go there.
     fn refuse_unknown(
-        &self,
         engine: Option<&Engine>,
         principal: Option<&Principal>,
         request: &Request,

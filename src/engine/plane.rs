@@ -14,7 +14,9 @@ use zeroize::Zeroizing;
 use super::answer::Failure;
 use super::declare::Declarations;
 use super::mounts::Mounts;
+use super::passwords::Passwords;
 use super::policies::Policies;
+use super::quota::Quotas;
 use super::revoke::TokenReaper;
 use super::system::SystemRoutes;
 use crate::audit::{AuditKeys, AuditLog};
@@ -50,6 +52,28 @@ impl Default for Settings {
     }
 }
 
+/// What a control plane is made of.
+pub struct Parts {
+    /// Unseals the barrier.
+    pub seal: Keeper,
+    /// Sealed storage.
+    pub barrier: Arc<Barrier>,
+    /// Where every request is recorded.
+    pub audit: Arc<AuditLog>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+    /// What the configuration decides.
+    pub settings: Settings,
+    /// The endpoints of the control plane itself.
+    pub system: SystemRoutes,
+    /// What the configuration declares.
+    pub declarations: Declarations,
+    /// The rate limits it declares.
+    pub quotas: Quotas,
+}
+
 /// The process: what exists whether sealed or not.
 pub struct ControlPlane {
     /// Unseals the barrier.
@@ -66,6 +90,7 @@ pub struct ControlPlane {
     pub settings: Settings,
     pub(super) system: SystemRoutes,
     pub(super) declarations: Declarations,
+    pub(super) quotas: Quotas,
     /// Work that must finish although its caller hung up.
     pub(super) tasks: TaskTracker,
     open: ArcSwapOption<Engine>,
@@ -74,17 +99,19 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// A sealed control plane that serves the system endpoints of `system`.
-    pub fn new(
-        seal: Keeper,
-        barrier: Arc<Barrier>,
-        audit: Arc<AuditLog>,
-        clock: Arc<dyn Clock>,
-        entropy: Arc<dyn Entropy>,
-        settings: Settings,
-        system: SystemRoutes,
-        declarations: Declarations,
-    ) -> Arc<Self> {
+    /// A sealed control plane made of these parts.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let Parts {
+            seal,
+            barrier,
+            audit,
+            clock,
+            entropy,
+            settings,
+            system,
+            declarations,
+            quotas,
+        } = parts;
         Arc::new(Self {
             seal,
             barrier,
@@ -94,6 +121,7 @@ impl ControlPlane {
             settings,
             system,
             declarations,
+            quotas,
             tasks: TaskTracker::new(),
             open: ArcSwapOption::empty(),
             turning: Mutex::new(()),
@@ -162,6 +190,8 @@ pub struct Engine {
     pub tokens: Tokens,
     /// Policies by name, compiled.
     pub policies: Policies,
+    /// Password policies.
+    pub passwords: Passwords,
     /// Leases.
     pub leases: Leases,
     /// Mounts by path.
@@ -198,6 +228,7 @@ impl Engine {
                 Arc::clone(&plane.entropy),
             )?,
             policies: Policies::open(Arc::clone(&barrier)).await?,
+            passwords: Passwords::open(Arc::clone(&barrier), Arc::clone(&plane.entropy)),
             leases: Leases::open(Arc::clone(&barrier), Arc::clone(&plane.entropy)),
             mounts: Mounts::default(),
             settings: plane.settings.clone(),

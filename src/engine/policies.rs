@@ -43,7 +43,7 @@ impl Policies {
                 match Policy::parse(name, text) {
                     Ok(policy) => drop(by_name.insert(name.to_owned(), Arc::new(policy))),
                     Err(error) => {
-                        tracing::error!(policy = name, %error, "stored policy is not valid")
+                        tracing::error!(policy = name, %error, "stored policy is not valid");
                     }
                 }
             }

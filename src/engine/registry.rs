@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use daypass_contract::{Backend, BackendError, BoxFuture, Host};
 
+/// A backend on its way.
+pub(super) type Opening = BoxFuture<'static, Result<Arc<dyn Backend>, BackendError>>;
+
 /// One kind of backend.
 pub struct BackendKind {
     /// What `type` says.
@@ -11,7 +14,7 @@ pub struct BackendKind {
     /// For lists and help.
     pub summary: &'static str,
     /// Makes an instance for one mount.
-    pub open: fn(Host) -> BoxFuture<'static, Result<Arc<dyn Backend>, BackendError>>,
+    pub open: fn(Host) -> Opening,
 }
 
 /// The kinds, by name.

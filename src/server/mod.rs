@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, HttpLimits, Listener, ListenerError, Service, TlsFiles};
 use crate::audit::{AuditError, AuditLog};
 use crate::config::{self, ClientAuth, Config, ConfigErrors, SealSettings};
-use crate::engine::{self, ControlPlane, Declarations, Failure, Settings};
+use crate::engine::{self, ControlPlane, Declarations, Failure, Parts, Quotas, Settings};
 use crate::lease;
 use crate::storage::seal::{Keeper, Seal, SealError};
 use crate::storage::{Barrier, Embedded, Options, Storage, StorageError};
@@ -91,18 +91,11 @@ pub struct Server {
     pub plane: Arc<ControlPlane>,
     listeners: Vec<Listener>,
     service: Service,
+    storage: Arc<dyn Storage>,
     grace: Duration,
 }
 
 impl Server {
-    /// Reads a configuration file and starts what it describes.
-    ///
-    /// # Errors
-    /// [`StartError`].
-    pub async fn from_file(config: Config) -> Result<Self, StartError> {
-        Self::start(config).await
-    }
-
     /// Opens storage and audit log, unseals where the seal opens by itself, and binds the addresses.
     ///
     /// # Errors
@@ -118,7 +111,7 @@ impl Server {
         let storage: Arc<dyn Storage> =
             Arc::new(Embedded::open(&config.storage.path, Options::default())?);
         let barrier = Arc::new(Barrier::new(
-            storage,
+            Arc::clone(&storage),
             Arc::clone(&clock),
             Arc::clone(&entropy),
         ));
@@ -142,16 +135,17 @@ impl Server {
             policies: config.policies,
             mounts: config.mounts,
         };
-        let plane = ControlPlane::new(
-            keeper,
+        let plane = ControlPlane::new(Parts {
+            seal: keeper,
             barrier,
             audit,
             clock,
             entropy,
             settings,
-            api::system_routes(),
+            system: api::system_routes(),
             declarations,
-        );
+            quotas: Quotas::new(config.quotas),
+        });
         let limits = HttpLimits::from(&config.limits);
         let service = Service::new(Arc::clone(&plane), limits);
         let mut listeners = Vec::new();
@@ -170,6 +164,7 @@ impl Server {
             plane,
             listeners,
             service,
+            storage,
             grace: config.limits.shutdown_grace,
         };
         server.unseal_by_itself().await?;
@@ -208,6 +203,9 @@ impl Server {
         }
         while serving.join_next().await.is_some() {}
         self.plane.finish(self.grace).await;
+        if let Err(error) = self.storage.close().await {
+            tracing::error!(%error, "storage could not be closed");
+        }
         if let Err(error) = self.plane.audit.close() {
             tracing::error!(%error, "the audit log could not be closed");
         }
