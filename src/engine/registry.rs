@@ -33,7 +33,7 @@ pub fn kinds() -> &'static [BackendKind] {
         BackendKind {
             name: "pki",
             summary: "X.509 certificates and SVIDs",
-            open: |host| Box::pin(async { daypass_pki::open(host).await }),
+            open: |host| Box::pin(async { Ok(daypass_pki::open(host).await? as _) }),
         },
     ]
 }
