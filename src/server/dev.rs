@@ -252,7 +252,7 @@ impl Calls<'_> {
         .await?;
         let config = json!({
             "plugin_name": "postgresql-database-plugin",
-            "connection_url": url.expose_str(),
+            "connection_url": with_sslmode(url.expose_str().unwrap_or_default()),
             "allowed_roles": "readonly",
         });
         self.write("database/config/postgres", config).await?;
@@ -267,6 +267,17 @@ impl Calls<'_> {
         });
         self.write("database/roles/readonly", role).await
     }
+}
+
+/// The URL, with TLS off where it says nothing of it and the server is on this machine: that is where a
+/// developer's PostgreSQL is, and it seldom has a certificate. Elsewhere the backend's own default holds.
+fn with_sslmode(given: &str) -> String {
+    let Ok(mut url) = reqwest::Url::parse(given) else { return given.to_owned() };
+    let local = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+    if local && !url.query_pairs().any(|(name, _)| name == "sslmode") {
+        url.query_pairs_mut().append_pair("sslmode", "disable");
+    }
+    url.into()
 }
 
 /// A CA and a server certificate for loopback, made once per data folder.
