@@ -10,6 +10,7 @@ use daypass_contract::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use crate::config::{ConfigRequest, ConfigView};
 use crate::connection::{self, Config, Connections};
@@ -27,7 +28,6 @@ const MAX_LIST: usize = 10_000;
 ///
 /// # Errors
 /// None today; storage is read when it is needed.
-#[expect(clippy::unused_async, reason = "every backend is opened alike")]
 pub async fn open(host: Host) -> Result<Arc<dyn Backend>, BackendError> {
     Ok(Arc::new(Database {
         connections: Connections::new(host.clone()),
@@ -178,7 +178,8 @@ impl Backend for Database {
     async fn maintain(&self, now: SystemTime) -> Result<Option<SystemTime>, BackendError> {
         let mut again = None;
         for name in self.host.store.list("config/", None, MAX_LIST).await? {
-            if self.connections.resume(&name).await.is_err() {
+            if let Err(error) = self.connections.resume(&name).await {
+                warn!(connection = name, %error, "the rotation of a password is not finished");
                 again = Some(now + RETRY);
             }
         }

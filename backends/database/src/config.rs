@@ -211,3 +211,65 @@ fn set_text(field: &mut Option<String>, given: Option<String>) {
         *field = Some(given).filter(|text| !text.is_empty());
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use daypass_contract::Body;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn request(body: Value) -> ConfigRequest {
+        let mut body = Body::new(body.as_object().unwrap().clone());
+        body.set("name", "c");
+        body.decode().unwrap()
+    }
+
+    /// A connection with `url` and nothing else.
+    pub(crate) fn config(url: &str) -> Config {
+        let body = json!({"plugin_name": "postgresql-database-plugin", "connection_url": url});
+        Config::update(None, request(body)).unwrap()
+    }
+
+    #[test]
+    fn an_update_keeps_what_it_does_not_send_and_clears_what_it_sends_empty() {
+        let first = json!({"username": "u", "password": "p", "tls_ca": "pem", "max_open_connections": 9,
+            "password_authentication": "password", "request_timeout": "5s"});
+        let config = Config::update(Some(config("postgres://h")), request(first)).unwrap();
+        let second = json!({"tls_ca": "", "allowed_roles": "a,b", "max_open_connections": "0"});
+        let config = Config::update(Some(config), request(second)).unwrap();
+        assert!(config.password.ct_eq(b"p") && config.username == "u" && config.tls_ca.is_none());
+        assert_eq!(config.allowed_roles, ["a", "b"]);
+        assert_eq!(config.max_open_connections, DEFAULT_OPEN);
+        assert_eq!(config.request_timeout, Duration::from_secs(5));
+
+        let stored: Config = serde_json::from_slice(&serde_json::to_vec(&config).unwrap()).unwrap();
+        assert!(stored.password.ct_eq(b"p") && stored.pending_password.is_none());
+        let shown = serde_json::to_value(config.into_view()).unwrap();
+        assert!(
+            shown["connection_details"].get("password").is_none(),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn a_role_is_allowed_by_name_or_pattern() {
+        let cases = [
+            ("", "app", false),
+            ("app", "app", true),
+            ("app", "app2", false),
+            ("*", "app", true),
+            ("web-*", "web-1", true),
+            ("web-*", "a-web-1", false),
+            ("*-ro", "web-ro", true),
+            ("*-ro", "web-row", false),
+            ("*web*", "a-web-1", true),
+            ("x,app", "app", true),
+        ];
+        for (allowed, role, want) in cases {
+            let body = json!({"allowed_roles": allowed});
+            let config = Config::update(Some(config("postgres://h")), request(body)).unwrap();
+            assert_eq!(config.allows(role), want, "{allowed} {role}");
+        }
+    }
+}

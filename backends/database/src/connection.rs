@@ -62,6 +62,7 @@ pub(crate) enum PasswordAuthentication {
     ScramSha256,
 }
 
+#[expect(clippy::ref_option, reason = "serde's shape")]
 fn reveal_option<S: Serializer>(secret: &Option<Secret>, serializer: S) -> Result<S::Ok, S::Error> {
     match secret {
         Some(secret) => reveal(secret, serializer),
@@ -114,7 +115,7 @@ impl Config {
         }
         (plugin.normalize)(self)?;
         // Building it parses certificates and keys.
-        (plugin.open)(self, Arc::clone(&host.entropy)).map(drop)
+        (plugin.open)(self, host).map(drop)
     }
 
     /// Asks the database whether it will do what will be asked of it.
@@ -123,7 +124,7 @@ impl Config {
     /// [`BackendError::InvalidRole`] with what the database says, even where it did not answer: it is the
     /// configuration that is on trial.
     pub(crate) async fn try_out(&self, host: &Host) -> Result<(), BackendError> {
-        let engine = (self.plugin()?.open)(self, Arc::clone(&host.entropy))?;
+        let engine = (self.plugin()?.open)(self, host)?;
         let result = engine.preflight().await;
         engine.close();
         result.map_err(|error| {
@@ -184,7 +185,7 @@ impl Connections {
             Found::Stored(config, revision) => (config, revision),
         };
         if config.pending_password.is_none() {
-            return self.connect(name, config, revision);
+            return self.connect(name, *config, revision);
         }
         let rotation = self.rotation(name);
         let _guard = wait_for(&rotation, config.request_timeout).await?;
@@ -200,7 +201,8 @@ impl Connections {
         let timeout = self.open(name).await?.config.request_timeout;
         let rotation = self.rotation(name);
         let _guard = wait_for(&rotation, timeout).await?;
-        let (mut config, revision) = self.stored(name).await?;
+        // A rotation that another call left unfinished comes first: its password may be in force.
+        let (mut config, revision) = self.finish(name, Begun::Before).await?;
         if config.username.is_empty() {
             let reason = format!("connection \"{name}\" has no username whose password to rotate");
             return Err(BackendError::InvalidRole(reason));
@@ -251,7 +253,7 @@ impl Connections {
     /// [`BackendError::InvalidRole`] where there is none.
     pub(crate) async fn stored(&self, name: &str) -> Result<(Config, Revision), BackendError> {
         let entry = self.host.store.get(&key(name)).await?;
-        let entry = entry.ok_or_else(|| missing())?;
+        let entry = entry.ok_or_else(missing)?;
         Ok((entry.decode()?, entry.revision))
     }
 
@@ -281,7 +283,7 @@ impl Connections {
             .filter(|connection| connection.revision == entry.revision);
         match open {
             Some(connection) => Ok(Found::Open(connection)),
-            None => Ok(Found::Stored(entry.decode()?, entry.revision)),
+            None => Ok(Found::Stored(Box::new(entry.decode()?), entry.revision)),
         }
     }
 
@@ -294,7 +296,7 @@ impl Connections {
         let plugin = config.plugin()?;
         let connection = Arc::new(Connection {
             template: config.template()?,
-            engine: (plugin.open)(&config, Arc::clone(&self.host.entropy))?,
+            engine: (plugin.open)(&config, &self.host)?,
             plugin,
             revision,
             config,
@@ -320,7 +322,7 @@ impl Connections {
         };
         let username = config.username.as_str();
         let open = config.plugin()?.open;
-        let engine = open(&config, Arc::clone(&self.host.entropy))?;
+        let engine = open(&config, &self.host)?;
         if begun == Begun::Before && engine.accepts(username, &next).await? {
             return self.settle(name, config, revision, Some(next)).await;
         }
@@ -331,26 +333,25 @@ impl Connections {
             )));
         }
         let statements = &config.root_rotation_statements;
-        match engine.change_password(username, &next, statements).await {
-            Ok(()) => {}
-            // Nothing was changed, and nothing will be: the next password is void.
-            Err(error @ (BackendError::Refused { .. } | BackendError::InvalidRole(_))) => {
-                self.settle(name, config, revision, None).await?;
-                return Err(error);
-            }
-            Err(error) => return Err(error),
+        let changed = engine.change_password(username, &next, statements).await;
+        match &changed {
+            Ok(()) | Err(BackendError::Refused { .. } | BackendError::InvalidRole(_)) => {}
+            // Whether it was changed is not known: both are kept.
+            Err(_) => return changed.map(|()| (config, revision)),
         }
+        // A refusal is no proof either: what an earlier call sent may have come into force meanwhile.
         if engine.accepts(username, &next).await? {
             return self.settle(name, config, revision, Some(next)).await;
         }
-        if engine.accepts(username, &config.password).await? {
-            self.settle(name, config, revision, None).await?;
-            let reason = "root_rotation_statements did not change the password; it is as it was";
-            return Err(BackendError::InvalidRole(reason.into()));
+        if !engine.accepts(username, &config.password).await? {
+            return Err(BackendError::Indeterminate(
+                "the database accepts neither the old nor the new password; both are kept".into(),
+            ));
         }
-        Err(BackendError::Indeterminate(
-            "the database accepts neither the old nor the new password; both are kept".into(),
-        ))
+        self.settle(name, config, revision, None).await?;
+        changed?;
+        let reason = "root_rotation_statements did not change the password; it is as it was";
+        Err(BackendError::InvalidRole(reason.into()))
     }
 
     /// Ends a rotation: with the next password in force, or without.
@@ -404,7 +405,7 @@ async fn wait_for(
 
 enum Found {
     Open(Arc<Connection>),
-    Stored(Config, Revision),
+    Stored(Box<Config>, Revision),
 }
 
 /// When the next password was stored.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use daypass_contract::{BackendError, Entropy, Presence, Revocation, Secret, async_trait};
+use daypass_contract::{BackendError, Host, Presence, Revocation, Secret, async_trait};
 use serde::{Deserialize, Serialize};
 
 use crate::connection::Config;
@@ -29,7 +29,11 @@ pub(crate) struct Plugin {
     /// Refuses statements that can never work.
     pub(crate) check: fn(&Statements) -> Result<(), BackendError>,
     /// Prepares a connection; nothing is sent yet.
-    pub(crate) open: fn(&Config, Arc<dyn Entropy>) -> Result<Arc<dyn Engine>, BackendError>,
+    #[expect(
+        clippy::type_complexity,
+        reason = "an alias would only hide a signature"
+    )]
+    pub(crate) open: fn(&Config, &Host) -> Result<Arc<dyn Engine>, BackendError>,
 }
 
 /// The statements of a role.

@@ -14,7 +14,7 @@ mod target;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use daypass_contract::{BackendError, Entropy, Presence, Revocation, Secret, async_trait};
+use daypass_contract::{BackendError, Entropy, Host, Presence, Revocation, Secret, async_trait};
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 
@@ -32,7 +32,7 @@ pub(crate) const PLUGIN: Plugin = Plugin {
     max_username_bytes: 63,
     normalize: target::normalize,
     check,
-    open: |config, entropy| Ok(Arc::new(Postgres::open(config, entropy)?)),
+    open: |config, host| Ok(Arc::new(Postgres::open(config, host)?)),
 };
 
 /// `hashtextextended`, which turns an account's name into the key of its lock, came with it.
@@ -62,21 +62,21 @@ fn check(statements: &engine::Statements) -> Result<(), BackendError> {
 }
 
 impl Postgres {
-    fn open(config: &Config, entropy: Arc<dyn Entropy>) -> Result<Self, BackendError> {
+    fn open(config: &Config, host: &Host) -> Result<Self, BackendError> {
         rotation(&config.root_rotation_statements)?;
         Ok(Self {
             sessions: Sessions::new(config)?,
             authentication: config
                 .password_authentication
                 .unwrap_or(PasswordAuthentication::ScramSha256),
-            entropy,
+            entropy: Arc::clone(&host.entropy),
         })
     }
 
     /// What stands for the password in a statement.
-    fn password(&self, password: &Secret) -> Result<String, BackendError> {
+    async fn password(&self, password: &Secret) -> Result<String, BackendError> {
         match self.authentication {
-            PasswordAuthentication::ScramSha256 => scram::verifier(password, &*self.entropy),
+            PasswordAuthentication::ScramSha256 => scram::verifier(password, &*self.entropy).await,
             PasswordAuthentication::Password => password
                 .expose_str()
                 .map(str::to_owned)
@@ -173,7 +173,7 @@ impl Engine for Postgres {
     ) -> Result<(), BackendError> {
         let all = [Variable::Name, Variable::Password, Variable::Expiration];
         let statements = Statements::parse("creation_statements", creation, &all)?;
-        let sent = self.password(password)?;
+        let sent = self.password(password).await?;
         let sql = statements.render(&Values {
             name: username,
             password: &sent,
@@ -275,13 +275,13 @@ impl Engine for Postgres {
         password: &Secret,
         statements: &[String],
     ) -> Result<(), BackendError> {
-        let sent = self.password(password)?;
+        let sent = self.password(password).await?;
         let sql = rotation(statements)?.render(&Values {
             name: username,
             password: &sent,
             expiration: "",
         })?;
-        self.sessions.run(&sql, &[&sent]).await.map(drop)
+        self.run_locked(username, &sql, &[&sent]).await.map(drop)
     }
 
     async fn accepts(&self, username: &str, password: &Secret) -> Result<bool, BackendError> {

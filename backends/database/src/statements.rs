@@ -393,17 +393,15 @@ impl<'a> Reader<'a> {
         let known = Variable::ALL
             .iter()
             .filter(|(_, variable)| self.allowed.contains(variable));
-        match known.clone().find(|(known, _)| *known == name) {
-            Some((_, variable)) => Ok(Some((*variable, name.len() + 4))),
-            None => {
-                let names: Vec<&str> = known.map(|(name, _)| *name).collect();
-                let advice = match body::nearest(name.trim(), names.iter().copied()) {
-                    Some(near) => format!("did you mean {{{{{near}}}}}?"),
-                    None => format!("known are {{{{{}}}}}", names.join("}}, {{")),
-                };
-                Err(format!("a placeholder is not known here; {advice}"))
-            }
+        if let Some((_, variable)) = known.clone().find(|(known, _)| *known == name) {
+            return Ok(Some((*variable, name.len() + 4)));
         }
+        let names: Vec<&str> = known.map(|(name, _)| *name).collect();
+        let advice = match body::nearest(name.trim(), names.iter().copied()) {
+            Some(near) => format!("did you mean {{{{{near}}}}}?"),
+            None => format!("known are {{{{{}}}}}", names.join("}}, {{")),
+        };
+        Err(format!("a placeholder is not known here; {advice}"))
     }
 
     /// The delimiter, where a dollar quotation begins here.
@@ -486,4 +484,208 @@ fn comment_end(text: &str) -> Option<usize> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use daypass_conformance::Postgres;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ALL: [Variable; 3] = [Variable::Name, Variable::Password, Variable::Expiration];
+
+    fn parse(texts: &[&str]) -> Result<Statements, String> {
+        let texts: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
+        Statements::parse("creation_statements", &texts, &ALL).map_err(|error| error.to_string())
+    }
+
+    fn render(texts: &[&str], password: &str) -> Result<String, String> {
+        let values = Values {
+            name: "v-a",
+            password,
+            expiration: "2026-11-23 21:00:00+00:00",
+        };
+        let sql = parse(texts)?.render(&values);
+        let sql = sql.map_err(|error| error.to_string())?;
+        Ok(sql.trim_end_matches("\n;\n").replace("\n;\n", " ; "))
+    }
+
+    #[test]
+    fn a_placeholder_is_quoted_as_its_place_asks() {
+        let hard = "a'b\"c";
+        let cases = [
+            (
+                "ROLE \"{{name}}\" PASSWORD '{{password}}'",
+                hard,
+                Ok("ROLE \"v-a\" PASSWORD 'a''b\"c'"),
+            ),
+            (
+                "ROLE {{username}} PASSWORD {{password}}",
+                hard,
+                Ok("ROLE \"v-a\" PASSWORD 'a''b\"c'"),
+            ),
+            (
+                "UNTIL '{{expiration}}'",
+                "",
+                Ok("UNTIL '2026-11-23 21:00:00+00:00'"),
+            ),
+            ("x \"{{password}}\"", hard, Ok("x \"a'b\"\"c\"")),
+            (r"x E'\'{{password}}'", r"a\'b", Ok(r"x E'\'a\\''b'")),
+            (r"type'{{password}}'", r"a\b", Err("holds a backslash")),
+            ("x '{{password}}'", r"a\b", Err("holds a backslash")),
+            ("x '''{{password}}'''", "ab", Ok("x '''ab'''")),
+            (
+                "x '''{{password}}'''",
+                "a'b",
+                Err("cannot be quoted within quotes"),
+            ),
+            ("DO $$ x '{{password}}' $$", "a'b", Ok("DO $$ x 'a''b' $$")),
+            ("DO $$ x '{{password}}' $$", "a$b", Ok("DO $$ x 'a$b' $$")),
+            (
+                "DO $$ x '{{password}}' $$",
+                "a$$b",
+                Err("holds the delimiter $$"),
+            ),
+            (
+                "DO $t$ x '$t{{password}}' $t$",
+                "$b",
+                Err("holds the delimiter $t$"),
+            ),
+            (
+                "DO $t$ x $$y '{{password}}'$$ $t$",
+                "$$",
+                Err("holds the delimiter $$"),
+            ),
+            (
+                "DO $t$ x $$y '{{password}}'$$ $t$",
+                "$t$",
+                Err("holds the delimiter $t$"),
+            ),
+            (
+                "DO $$ x {{password}} $$",
+                "ab",
+                Err("needs quotation marks around it"),
+            ),
+            ("x -- {{password}}", hard, Ok("x -- {{password}}")),
+            (
+                "x /* /* {{password}} */ ' */ y",
+                hard,
+                Ok("x /* /* {{password}} */ ' */ y"),
+            ),
+            ("x '{{1,2},{3,4}}'", "", Ok("x '{{1,2},{3,4}}'")),
+            ("x '{{password}}'", "a\0b", Err("holds a NUL")),
+            ("x '{{ password }}'", "", Err("did you mean {{password}}?")),
+            ("x '{{expires}}'", "", Err("known are {{name}}")),
+        ];
+        for (sql, password, want) in cases {
+            match (render(&[sql], password), want) {
+                (Ok(got), Ok(want)) => assert_eq!(got, want, "{sql}"),
+                (Err(got), Err(want)) => assert!(got.contains(want), "{sql}: {got}"),
+                (got, want) => panic!("{sql}: {got:?}, not {want:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn statements_are_told_apart_where_the_server_would() {
+        let cases: &[(&[&str], Result<&str, &str>)] = &[
+            (&["a; b;", " ;; ", "c"], Ok("a ;  b ; c")),
+            (
+                &["a 'x;y' \";\" $$ ; $$ $q$;$$;$q$ -- ;\n/* ; */ b; c"],
+                Ok("a 'x;y' \";\" $$ ; $$ $q$;$$;$q$ -- ;\n/* ; */ b ;  c"),
+            ),
+            (&["a -- no end", "b"], Ok("a -- no end ; b")),
+            (&["f(a$b$c); x$1"], Ok("f(a$b$c) ;  x$1")),
+            (&["begin; x"], Err("BEGIN cannot be used here")),
+            (&["x; /* c */ Commit"], Err("COMMIT cannot be used here")),
+            (
+                &["DO $$ BEGIN x '{{name}}'; END $$"],
+                Ok("DO $$ BEGIN x 'v-a'; END $$"),
+            ),
+            (&["beginning"], Ok("beginning")),
+            (&["a 'b"], Err("a quotation mark ' is not closed")),
+            (&["a \"b"], Err("a quotation mark \" is not closed")),
+            (
+                &["a $x$ b $y$"],
+                Err("a dollar quotation $x$ is not closed"),
+            ),
+            (&["a /* /* */"], Err("a comment /* is not closed")),
+        ];
+        for (texts, want) in cases {
+            match (render(texts, "p"), want) {
+                (Ok(got), Ok(want)) => assert_eq!(&got, want, "{texts:?}"),
+                (Err(got), Err(want)) => assert!(got.contains(want), "{texts:?}: {got}"),
+                (got, want) => panic!("{texts:?}: {got:?}, not {want:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn statements_come_in_all_the_forms_that_clients_send() {
+        let sql = "SELECT 1; SELECT 2";
+        let list = r#"["SELECT 1", "SELECT 2"]"#;
+        let two = vec!["SELECT 1".to_owned(), "SELECT 2".to_owned()];
+        assert_eq!(unpack(vec![sql.into()]), [sql]);
+        assert_eq!(unpack(vec![list.into()]), two);
+        assert_eq!(unpack(vec![BASE64_STANDARD.encode(sql)]), [sql]);
+        assert_eq!(unpack(vec![BASE64_STANDARD.encode(list)]), two);
+        assert_eq!(unpack(vec!["VACUUMED".into(), " ".into()]), ["VACUUMED"]);
+    }
+
+    /// The server is the judge: what comes back is what was put in.
+    #[test]
+    fn a_real_server_reads_back_every_value() {
+        let server = Postgres::start();
+        let values = [
+            "plain", "a'b", "''", "a\"b", "a;b--c", "/*x", "$$", "a$x$b", "{{name}}", "é'日",
+        ];
+        let places = [
+            "SELECT '{{password}}'",
+            "SELECT {{password}}",
+            r"SELECT E'{{password}}'",
+            "SELECT \"{{password}}\" FROM (SELECT 1) AS t(\"{{password}}\") WHERE false; \
+             SELECT '{{password}}'",
+        ];
+        for value in values {
+            for place in places {
+                let sql = render(&[place], value).unwrap();
+                assert_eq!(server.query(&sql), value, "{place} of {value}");
+            }
+            let sql =
+                "DO $d$ BEGIN ASSERT length('{{password}}') = current_setting('t.n')::int; END $d$";
+            let sql = render(&[sql], value).unwrap();
+            let set = format!("SET t.n = {}; {sql}", value.chars().count());
+            server.query(&set);
+        }
+    }
+
+    proptest! {
+        /// Nothing that is written makes the reader fail to end, or lose text.
+        #[test]
+        fn text_without_placeholders_is_kept(text in "[a-z0-9 ;'\"$/*\\\\\n-]{0,60}") {
+            if let Ok(got) = render(&[&text], "p") {
+                let bare = |text: &str| text.replace([' ', ';', '\n'], "");
+                prop_assert_eq!(bare(&got), bare(&text));
+            }
+        }
+
+        /// A literal ends where it ended in the template, whatever the value is.
+        #[test]
+        fn no_value_ends_its_quotation(value in "[a-z'\"$;\\\\{}-]{0,20}") {
+            for (sql, mark) in [("'{{password}}'", '\''), ("\"{{password}}\"", '"')] {
+                let Ok(got) = render(&[sql], &value) else { continue };
+                let inside = got.strip_prefix(mark).and_then(|rest| rest.strip_suffix(mark));
+                let inside = inside.unwrap();
+                let pair = format!("{mark}{mark}");
+                prop_assert!(!inside.replace(&pair, "").contains(mark), "{}", got);
+                prop_assert_eq!(inside.replace(&pair, &mark.to_string()), value.as_str());
+            }
+        }
+
+        #[test]
+        fn any_text_is_read_to_an_end(text in "\\PC{0,60}") {
+            let _ = render(&[&text], "p");
+        }
+    }
 }

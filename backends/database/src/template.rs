@@ -499,3 +499,147 @@ fn field(name: &str) -> Result<Operand, String> {
         _ => Err("knows the fields .DisplayName and .RoleName".into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use daypass_conformance::SeededEntropy;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::engine::PLUGINS;
+
+    fn render(
+        template: &str,
+        display_name: &str,
+        entropy: &SeededEntropy,
+    ) -> Result<String, String> {
+        let context = Context {
+            display_name,
+            role_name: "my-long-Role",
+            now: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
+            entropy,
+        };
+        Template::parse(template)
+            .and_then(|template| template.render(&context, 63))
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_the_vault_documentation_shows_is_understood() {
+        let cases = [
+            ("static", Ok("static")),
+            (
+                "{{.DisplayName}}-{{.RoleName}}",
+                Ok("token-CI-my-long-Role"),
+            ),
+            ("{{ .RoleName | truncate 4 }}", Ok("my-l")),
+            ("{{truncate 4 .RoleName}}", Ok("my-l")),
+            ("{{.RoleName | uppercase | truncate 3}}", Ok("MY-")),
+            ("{{.DisplayName | lowercase}}", Ok("token-ci")),
+            ("{{.DisplayName | replace \"-\" \"_\"}}", Ok("token_CI")),
+            ("{{.DisplayName | replace `-` \"\"}}", Ok("tokenCI")),
+            (
+                "{{unix_time}}.{{unix_time_millis}}",
+                Ok("1700000000.1700000000123"),
+            ),
+            ("{{\"x\" | sha256 | truncate 8}}", Ok("2d711642")),
+            ("{{.RoleName | truncate_sha256 10}}", Ok("my8fe1e5ca")),
+            ("{{.RoleName | truncate_sha256 12}}", Ok("my-long-Role")),
+            ("{{\"a b\" | base64}}", Ok("YSBi")),
+            (
+                "{{printf \"%s.%d%%\" .RoleName 7 | replace \"%\" \"\"}}",
+                Ok("my-long-Role.7"),
+            ),
+            (
+                "{{ printf \"v-%s\" (.DisplayName | truncate 5) | truncate 63 }}",
+                Ok("v-token"),
+            ),
+            ("{{\"a/b c\u{e9}\"}}", Ok("a_b_c_")),
+            ("{{.Role}}", Err(".DisplayName and .RoleName")),
+            ("{{.RoleName | shorten 4}}", Err("unknown function")),
+            ("{{.RoleName | uppercas}}", Err("did you mean uppercase?")),
+            (
+                "{{truncate .RoleName}}",
+                Err("gives truncate 1 arguments; it takes 2"),
+            ),
+            ("{{.RoleName | truncate \"x\"}}", Err("needs a number")),
+            ("{{random 100}}", Err("from 1 to 64")),
+            ("{{random 0}}", Err("from 1 to 64")),
+            ("{{}}", Err("empty {{ }}")),
+            ("{{.RoleName", Err("without its }}")),
+            ("{{(.RoleName}}", Err("a ( without its )")),
+            ("{{.RoleName)}}", Err("a ) without its (")),
+            ("{{\"x}}", Err("not closed")),
+            ("{{.RoleName .RoleName}}", Err("where a function is needed")),
+            ("{{printf \"%s\"}}", Err("more verbs than arguments")),
+            ("{{if .RoleName}}", Err("unknown function")),
+            (
+                "{{((((((((((.RoleName))))))))))}}",
+                Err("too many parentheses"),
+            ),
+            ("{{random 64}}", Err("name of 64 bytes where 1 to 63")),
+        ];
+        for (template, want) in cases {
+            let got = render(template, "token-CI", &SeededEntropy::new(1));
+            match (got, want) {
+                (Ok(got), Ok(want)) => assert_eq!(got, want, "{template}"),
+                (Err(got), Err(want)) => assert!(got.contains(want), "{template}: {got}"),
+                (got, want) => panic!("{template}: {got:?}, not {want:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn every_default_is_unpredictable_recognisable_and_short_enough() {
+        let entropy = SeededEntropy::new(1);
+        for plugin in PLUGINS {
+            let first = render(plugin.username_template, &"d".repeat(200), &entropy).unwrap();
+            let second = render(plugin.username_template, "", &entropy).unwrap();
+            assert_ne!(first, second);
+            assert!(first.starts_with("v-dddddddd-my-long-"), "{first}");
+            assert!(first.len() <= plugin.max_username_bytes);
+        }
+    }
+
+    #[test]
+    fn a_template_by_which_two_could_share_a_name_is_refused() {
+        let cases = [
+            ("{{.DisplayName}}-{{.RoleName}}-{{unix_time}}", false),
+            ("{{random 3}}", false),
+            ("{{.DisplayName}}{{random 20}}", true),
+            (
+                "{{printf \"%s%s\" .DisplayName (random 20) | truncate 63}}",
+                false,
+            ),
+            ("{{uuid}}", true),
+            ("{{random 10}}", true),
+        ];
+        for (template, want) in cases {
+            let context = Context {
+                display_name: "",
+                role_name: "",
+                now: UNIX_EPOCH,
+                entropy: &SeededEntropy::new(1),
+            };
+            let result = Template::parse(template)
+                .unwrap()
+                .must_be_unpredictable(&context);
+            assert_eq!(result.is_ok(), want, "{template}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_is_of_the_safe_alphabet_whoever_asks(display_name in "\\PC{0,40}") {
+            let name = render("x{{.DisplayName | truncate 40}}", &display_name, &SeededEntropy::new(1));
+            prop_assert!(name.unwrap().chars().all(is_safe));
+        }
+
+        #[test]
+        fn any_text_is_read_to_an_end(text in "(\\{\\{|\\}\\}|[a-z.|()\"` 0-9]|\\PC){0,40}") {
+            let _ = render(&text, "d", &SeededEntropy::new(1));
+        }
+    }
+}

@@ -18,7 +18,10 @@ const ITERATIONS: NonZeroU32 = NonZeroU32::new(4096).unwrap();
 /// # Errors
 /// [`BackendError::InvalidRole`] for a password with other than printable ASCII characters, which clients
 /// would first have to normalize (SASLprep).
-pub(super) fn verifier(password: &Secret, entropy: &dyn Entropy) -> Result<String, BackendError> {
+pub(super) async fn verifier(
+    password: &Secret,
+    entropy: &dyn Entropy,
+) -> Result<String, BackendError> {
     if !password.expose().iter().all(|b| (b' '..=b'~').contains(b)) {
         return Err(BackendError::InvalidRole(
             "the password policy makes other than printable ASCII characters; change it, or set \
@@ -26,7 +29,11 @@ pub(super) fn verifier(password: &Secret, entropy: &dyn Entropy) -> Result<Strin
                 .into(),
         ));
     }
-    Ok(verifier_with(password.expose(), &entropy.bytes::<16>()))
+    let (password, salt) = (password.duplicate(), entropy.bytes::<16>());
+    // About a millisecond of one core: too long to hold up the requests that share this thread.
+    tokio::task::spawn_blocking(move || verifier_with(password.expose(), &salt))
+        .await
+        .map_err(|error| BackendError::Internal(error.into()))
 }
 
 fn verifier_with(password: &[u8], salt: &[u8]) -> String {
@@ -38,4 +45,47 @@ fn verifier_with(password: &[u8], salt: &[u8]) -> String {
     let [salt, stored_key, server_key] =
         [salt, stored_key.as_ref(), server_key.as_ref()].map(|bytes| BASE64_STANDARD.encode(bytes));
     format!("SCRAM-SHA-256${ITERATIONS}:{salt}${stored_key}:{server_key}")
+}
+
+#[cfg(test)]
+mod tests {
+    use daypass_conformance::SeededEntropy;
+
+    use super::*;
+
+    /// The exchange of RFC 7677, section 3: the server's signature follows from the verifier.
+    #[test]
+    fn the_verifier_signs_as_in_the_rfc() {
+        let salt = BASE64_STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
+        let verifier = verifier_with(b"pencil", &salt);
+        let (head, keys) = verifier.rsplit_once('$').unwrap();
+        assert_eq!(head, "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==");
+        let server_key = BASE64_STANDARD
+            .decode(keys.split_once(':').unwrap().1)
+            .unwrap();
+        let nonce = "rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
+        let messages = format!(
+            "n=user,r=rOprNGfwEbeRWgbNEkqO,r={nonce},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096,c=biws,r={nonce}"
+        );
+        let signature = hmac::sign(
+            &hmac::Key::new(HMAC_SHA256, &server_key),
+            messages.as_bytes(),
+        );
+        assert_eq!(
+            BASE64_STANDARD.encode(signature),
+            "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
+        );
+    }
+
+    #[tokio::test]
+    async fn every_verifier_has_its_own_salt_and_only_ascii_has_one() {
+        let entropy = SeededEntropy::new(1);
+        let secret = Secret::new("a-password");
+        let one = verifier(&secret, &entropy).await.unwrap();
+        assert_ne!(one, verifier(&secret, &entropy).await.unwrap());
+        let error = verifier(&Secret::new("passwörd"), &entropy)
+            .await
+            .unwrap_err();
+        assert!(!error.to_string().contains("passw\u{f6}rd"), "{error}");
+    }
 }

@@ -96,11 +96,10 @@ impl Sessions {
     /// accept the account.
     pub(super) async fn run(&self, sql: &str, secrets: &[&str]) -> Result<Rows, BackendError> {
         let deadline = Instant::now() + self.timeout;
-        let sql = self.bounded(sql);
         let mut collisions = 0;
         loop {
             let mut session = self.session(deadline).await?;
-            match timeout_at(deadline, session.run(&sql)).await {
+            match timeout_at(deadline, session.run(&bounded(sql, deadline))).await {
                 Ok(Ok(rows)) => return Ok(rows),
                 Ok(Err(error)) if collides(&error) && collisions < COLLISIONS => collisions += 1,
                 Ok(Err(error)) => return Err(failed(&error, secrets)),
@@ -122,7 +121,7 @@ impl Sessions {
             Ok(Err(error)) => return Err(not_connected(&error)),
             Err(_) => return Err(self.unavailable("no session")),
         };
-        let sql = self.bounded(sql);
+        let sql = bounded(sql, deadline);
         let work = async {
             tokio::select! {
                 result = client.batch_execute(&sql) => result,
@@ -183,18 +182,6 @@ impl Sessions {
         }
     }
 
-    /// Bounds each statement on the server too, so that it does not go on after we gave up; keeps
-    /// notices, which may quote statements, out of the driver's log; and lets a statement that waited
-    /// for a lock see what the holder did.
-    fn bounded(&self, sql: &str) -> String {
-        format!(
-            "SET LOCAL transaction_isolation = 'read committed';\
-             SET LOCAL client_min_messages = error;\
-             SET LOCAL statement_timeout = {};\n{sql}",
-            self.timeout.as_millis()
-        )
-    }
-
     fn unavailable(&self, what: &str) -> BackendError {
         BackendError::Unavailable {
             retry_after: None,
@@ -243,6 +230,20 @@ impl Drop for Session<'_> {
             drop(Object::take(object));
         }
     }
+}
+
+/// Bounds each statement on the server too, earlier than here: then the server says what became of it,
+/// where we could only guess. Keeps notices, which may quote statements, out of the driver's log, and
+/// lets a statement that waited for a lock see what the holder did.
+fn bounded(sql: &str, deadline: Instant) -> String {
+    let left = deadline.saturating_duration_since(Instant::now());
+    // Zero would mean no bound.
+    let server_left = (left * 3 / 4).as_millis().max(1);
+    format!(
+        "SET LOCAL transaction_isolation = 'read committed';\
+         SET LOCAL client_min_messages = error;\
+         SET LOCAL statement_timeout = {server_left};\n{sql}"
+    )
 }
 
 /// Why there is no session. Nothing was sent.
@@ -309,8 +310,12 @@ fn class(code: &SqlState) -> &str {
 
 /// The server's words, unless they quote a piece of a secret.
 fn describe(refusal: &DbError, secrets: &[&str]) -> String {
-    let (code, message) = (refusal.code().code(), refusal.message());
-    if secrets.iter().any(|secret| quotes(message, secret)) {
+    let code = refusal.code().code();
+    let mut message = refusal.message().to_owned();
+    if let Some(detail) = refusal.detail() {
+        let _ = write!(message, " ({detail})");
+    }
+    if secrets.iter().any(|secret| quotes(&message, secret)) {
         return format!("SQLSTATE {code}; the message quotes the statement and is not shown");
     }
     format!("SQLSTATE {code}: {message}")
@@ -335,4 +340,29 @@ fn causes(error: &tokio_postgres::Error) -> String {
         cause = next.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_of_a_secret_in_a_message_is_found() {
+        let secret = "kT4-9xPq-wYz2";
+        let cases = [
+            ("syntax error at or near \"kT4-9xPq-wYz2\"", true),
+            ("syntax error at or near \"9xPq-w\"", true),
+            ("syntax error at or near \"kT4\"", false),
+            ("relation \"absent\" does not exist", false),
+            ("", false),
+        ];
+        for (message, want) in cases {
+            assert_eq!(quotes(message, secret), want, "{message}");
+        }
+        assert!(
+            quotes("near \"abc\"", "abc"),
+            "a short secret counts as a whole"
+        );
+        assert!(!quotes("anything", ""));
+    }
 }

@@ -64,12 +64,12 @@ pub(super) fn normalize(config: &mut Config) -> Result<(), BackendError> {
     let url = config.connection_url.clone();
     let Some((scheme, rest)) = split_scheme(&url) else {
         let inline = |word: &str| word.starts_with("password=") && word != "password={{password}}";
-        return match url.split_ascii_whitespace().any(inline) {
-            true => Err(invalid(
+        if url.split_ascii_whitespace().any(inline) {
+            return Err(invalid(
                 "holds a password; put it into the field `password`",
-            )),
-            false => Ok(()),
-        };
+            ));
+        }
+        return Ok(());
     };
     let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
     let holds_account = |pair: &str| pair.starts_with("user=") || pair.starts_with("password=");
@@ -246,7 +246,13 @@ fn client_config(config: &Config, mode: Mode) -> Result<ClientConfig, BackendErr
     let provider = Arc::new(aws_lc_rs::default_provider());
     let unusable = |field: &'static str| move |_| BackendError::field(field, "cannot be used");
     let verifier: Arc<dyn ServerCertVerifier> = match (mode, &config.tls_ca) {
-        (Mode::Disable | Mode::Prefer, _) | (Mode::Require, None) => {
+        (Mode::Disable | Mode::Prefer, Some(_)) => {
+            return Err(BackendError::field(
+                "tls_ca",
+                "is not looked at with sslmode=disable or sslmode=prefer; use verify-full",
+            ));
+        }
+        (Mode::Disable | Mode::Prefer | Mode::Require, None) => {
             Arc::new(Unverified(Arc::clone(&provider)))
         }
         (Mode::Require | Mode::VerifyCa | Mode::VerifyFull, ca) => {
@@ -414,5 +420,117 @@ impl ServerCertVerifier for Unverified {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::config;
+
+    #[test]
+    fn an_account_in_the_url_is_moved_to_its_fields() {
+        let cases = [
+            // given, kept, username, password
+            ("postgresql://h/d", "postgresql://h/d", "", ""),
+            (
+                "postgres://u:p@h:1/d?a=b",
+                "postgres://{{username}}:{{password}}@h:1/d?a=b",
+                "u",
+                "p",
+            ),
+            (
+                "postgres://u@h",
+                "postgres://{{username}}:{{password}}@h",
+                "u",
+                "",
+            ),
+            (
+                "postgres://u:a%2Fb%40c@h",
+                "postgres://{{username}}:{{password}}@h",
+                "u",
+                "a/b@c",
+            ),
+            (
+                "postgres://u:a/b@c@h/d",
+                "postgres://{{username}}:{{password}}@h/d",
+                "u",
+                "a/b@c",
+            ),
+            (
+                "postgres://{{username}}:{{password}}@h/d?x=y@z",
+                "postgres://{{username}}:{{password}}@h/d?x=y@z",
+                "",
+                "",
+            ),
+            (
+                "host=h user={{username}} password={{password}}",
+                "host=h user={{username}} password={{password}}",
+                "",
+                "",
+            ),
+        ];
+        for (given, kept, username, password) in cases {
+            let mut config = config(given);
+            normalize(&mut config).unwrap();
+            assert_eq!(config.connection_url, kept, "{given}");
+            assert_eq!(config.username, username, "{given}");
+            assert!(config.password.ct_eq(password.as_bytes()), "{given}");
+        }
+        for given in [
+            "postgres://h/d?user=u&password=p",
+            "host=h password=p",
+            "postgres://u:%zz@h",
+        ] {
+            let error = normalize(&mut config(given)).unwrap_err().to_string();
+            assert!(
+                error.starts_with("field \"connection_url\""),
+                "{given}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_driver_is_told_what_the_url_says() {
+        let cases = [
+            ("postgres://h/d", Ok(SslMode::Require)),
+            ("postgres://h/d?sslmode=disable", Ok(SslMode::Disable)),
+            (
+                "postgres://h/d?application_name=a&sslmode=prefer",
+                Ok(SslMode::Prefer),
+            ),
+            (
+                "postgres://h/d?sslmode=require&connect_timeout=3",
+                Ok(SslMode::Require),
+            ),
+            ("host=h dbname=d sslmode=disable", Ok(SslMode::Disable)),
+            ("host=h dbname='d e'", Ok(SslMode::Require)),
+            ("postgres://%2Frun%2Fpostgresql/d", Ok(SslMode::Disable)),
+            ("postgres://h/d?sslmode=allow", Err("sslmode other than")),
+            ("postgres:///d", Err("names no host")),
+            ("postgres://h/d?sslkey=x", Err("use the tls_ fields")),
+            ("nonsense", Err("is neither a URL")),
+        ];
+        for (url, want) in cases {
+            match (Target::of(&config(url)), want) {
+                (Ok(target), Ok(mode)) => assert_eq!(target.config.get_ssl_mode(), mode, "{url}"),
+                (Err(error), Err(want)) => {
+                    let error = error.to_string();
+                    assert!(error.contains(want), "{url}: {error}");
+                }
+                (Ok(_), Err(want)) => panic!("{url}: should fail with {want}"),
+                (Err(error), Ok(_)) => panic!("{url}: {error}"),
+            }
+        }
+        let target = Target::of(&config("postgres://{{username}}:{{password}}@h/d")).unwrap();
+        assert_eq!(
+            target.config.get_user(),
+            Some(STAND_IN),
+            "until an account is set"
+        );
+        let target = target.for_account("a@b", b"p/w").in_database("other");
+        assert_eq!(target.config.get_user(), Some("a@b"));
+        assert_eq!(target.config.get_password(), Some(&b"p/w"[..]));
+        assert_eq!(target.config.get_dbname(), Some("other"));
     }
 }
