@@ -194,6 +194,7 @@ impl Service {
         Ok(Request {
             id: id.to_owned(),
             operation,
+            status_only: parts.method == Method::HEAD,
             path,
             token,
             fields,

@@ -19,6 +19,8 @@ pub struct Request {
     pub id: String,
     /// What is asked.
     pub operation: Operation,
+    /// The caller wants the status alone (`HEAD`): nothing is issued for that.
+    pub status_only: bool,
     /// Below `/v1/`, without a leading slash.
     pub path: String,
     /// The token presented.

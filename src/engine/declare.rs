@@ -98,6 +98,7 @@ impl ControlPlane {
         let request = Request {
             id: uuid::Uuid::new_v4().to_string(),
             operation: Operation::Write,
+            status_only: false,
             path,
             token: Some(token.duplicate()),
             fields,

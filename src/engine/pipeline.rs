@@ -247,6 +247,11 @@ impl ControlPlane {
             return Err(failure);
         }
         let changes = work.effect() == Effect::Change;
+        if changes && request.status_only {
+            let failure = Failure::WrongOperation("a read that issues; HEAD does not".into());
+            self.record_refusal(&trail, &failure, None)?;
+            return Err(failure);
+        }
         if changes {
             let policies: Vec<&str> = grant.policies().collect();
             let position = self.audit.append(

@@ -192,6 +192,7 @@ impl Calls<'_> {
         let request = Request {
             id: uuid::Uuid::new_v4().to_string(),
             operation: Operation::Write,
+            status_only: false,
             path: path.to_owned(),
             token: Some(self.token.duplicate()),
             fields,
