@@ -59,6 +59,7 @@ impl Engine {
         match issued.await {
             Ok(Ok(credential)) => {
                 mount.queue.expect(ends_at);
+                metrics::counter!("daypass_leases_issued_total", "mount" => mount.record().path.clone()).increment(1);
                 let lease = LeaseView {
                     id: id.as_str().to_owned(),
                     ttl,

@@ -55,6 +55,7 @@ impl Engine {
                 })
                 .await?;
                 self.leases.remove(id).await?;
+                metrics::counter!("daypass_leases_revoked_total", "mount" => mount.record().path.clone()).increment(1);
                 Ok(Reaped::Settled)
             }
             Err(error) => {
@@ -63,6 +64,7 @@ impl Engine {
                     BackendError::Unavailable { .. } | BackendError::Indeterminate(_)
                 );
                 let reason = error.to_string();
+                metrics::counter!("daypass_revocation_failures_total", "mount" => mount.record().path.clone()).increment(1);
                 let (now, after) = (self.clock.now(), self.settings.irrevocable_after);
                 let longest = if away { AWAY_RETRY } else { REFUSED_RETRY };
                 let noted = self
@@ -229,12 +231,11 @@ impl Engine {
         }
     }
 
-    /// Records what the engine did by itself.
+    /// Records, durably, what the engine did by itself. A lease or token is forgotten only after this.
     async fn record(&self, event: &Event<'_>) -> Result<(), StorageError> {
-        self.audit
-            .append(Kind::Event, event)
-            .map(drop)
-            .map_err(|error| StorageError::Unavailable(format!("audit log: {error}").into()))
+        let unrecorded = |error| StorageError::Unavailable(format!("audit log: {error}").into());
+        let position = self.audit.append(Kind::Event, event).map_err(unrecorded)?;
+        self.audit.durable(position).await.map_err(unrecorded)
     }
 }
 
