@@ -59,10 +59,18 @@ pub struct MountRecord {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountConfig {
     /// Instead of the system's default lease time.
-    #[serde(with = "daypass_contract::duration::option", default)]
+    #[serde(
+        with = "daypass_contract::duration::option",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     pub default_lease_ttl: Option<Duration>,
     /// Instead of the system's longest lease time.
-    #[serde(with = "daypass_contract::duration::option", default)]
+    #[serde(
+        with = "daypass_contract::duration::option",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     pub max_lease_ttl: Option<Duration>,
 }
 

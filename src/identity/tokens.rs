@@ -53,10 +53,18 @@ pub struct TokenRecord {
     #[serde(with = "millis::option")]
     pub max_ends_at: Option<SystemTime>,
     /// The cap its creator asked for.
-    #[serde(with = "daypass_contract::duration::option", default)]
+    #[serde(
+        with = "daypass_contract::duration::option",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     pub explicit_max_ttl: Option<Duration>,
     /// Each renewal gives this much, without end.
-    #[serde(with = "daypass_contract::duration::option", default)]
+    #[serde(
+        with = "daypass_contract::duration::option",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     pub period: Option<Duration>,
     /// Requests left; unlimited if none.
     pub uses_left: Option<u64>,
