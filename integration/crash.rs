@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use daypass_conformance::Postgres;
 use serde_json::{Value, json};
 
 use crate::http::{Answer, Client};

@@ -19,6 +19,7 @@ mod crash;
 mod database;
 mod http;
 mod operation;
+mod readme;
 mod server;
 mod tls;
 mod tools;

@@ -1,7 +1,7 @@
 //! The programs that tests run besides the server: where they are, and which are left out.
 
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 
 /// Whether `DAYPASS_IT_SKIP` names a tool that a test needs; then the test ends, having said so.
 pub(crate) fn skipped(needed: &[&str]) -> bool {
@@ -51,4 +51,15 @@ pub(crate) fn run(command: &mut Command) -> Output {
     command
         .output()
         .unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+/// A child that does not outlive the test, whatever becomes of it.
+pub(crate) struct Killed(pub(crate) Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
