@@ -39,14 +39,16 @@ pub(crate) fn wish(
     asked: Option<Duration>,
     role: &Role,
 ) -> Result<TtlWish, BackendError> {
-    let default = match role.ttl {
+    // A stored role says 0 for what it leaves to the mount.
+    let said = |ttl: Option<Duration>| ttl.filter(|ttl| !ttl.is_zero());
+    let default = match said(role.ttl) {
         Some(ttl) => Some(ttl),
         None => self::asked(now, None, &role.not_after)?,
     };
     Ok(TtlWish {
         asked,
         default,
-        max: role.max_ttl,
+        max: said(role.max_ttl),
     })
 }
 
