@@ -101,7 +101,10 @@ fn killed_at_any_moment_it_loses_nothing_and_strands_nobody() {
     let kept: Vec<_> = done.iter().flat_map(|done| &done.kept).collect();
     let counts = (passing, kept.len());
     eprintln!("acknowledged: {counts:?} leases (passing, kept) in {KILLS} rounds");
-    assert!(passing > 20 && kept.len() > 20, "too little work: {counts:?}");
+    assert!(
+        passing > 20 && kept.len() > 20,
+        "too little work: {counts:?}"
+    );
 
     let root = server.root();
     wait_for("leases that ended are gone", PATIENCE, || {
@@ -187,7 +190,8 @@ fn nothing_is_lost(root: &Client, done: &[Acknowledged], round: u32) {
         }
         let lookup = |accessor: &String| {
             let body = json!({ "accessor": accessor });
-            root.call("POST", "auth/token/lookup-accessor", Some(&body)).status
+            root.call("POST", "auth/token/lookup-accessor", Some(&body))
+                .status
         };
         for accessor in done.tokens.iter().rev().take(5) {
             assert_eq!(lookup(accessor), 200, "round {round}: a token is lost");

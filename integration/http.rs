@@ -77,9 +77,7 @@ impl Client {
         body: Option<&Value>,
     ) -> Result<Answer, reqwest::Error> {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
-        let mut request = self
-            .http
-            .request(method, format!("{}/v1/{path}", self.url));
+        let mut request = self.http.request(method, format!("{}/v1/{path}", self.url));
         if let Some(token) = &self.token {
             request = request.header("X-Vault-Token", token);
         }

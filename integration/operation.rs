@@ -56,7 +56,10 @@ fn a_new_certificate_is_served_without_a_restart() {
     let now = certificate(&server);
     fs::write(server.path("server.pem"), "no certificate").unwrap();
     wait_for("the log tells", PATIENCE, || {
-        server.log().contains("certificate does not load").then_some(())
+        server
+            .log()
+            .contains("certificate does not load")
+            .then_some(())
     });
     assert_eq!(certificate(&server), now);
 }
@@ -91,7 +94,10 @@ fn stopping_lets_a_request_in_flight_finish() {
     assert!(server.wait().success());
 
     server.start_again();
-    assert_eq!(server.root().read("secret/late").text("/data/value"), "in flight");
+    assert_eq!(
+        server.root().read("secret/late").text("/data/value"),
+        "in flight"
+    );
     server.verify_audit();
 }
 
@@ -106,7 +112,11 @@ fn a_configuration_that_is_wrong_is_refused_with_its_places() {
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stdout);
     let line = fs::read_to_string(server.path("daypass.toml")).unwrap();
-    let line = line.lines().position(|line| line.contains("max_bodybytes")).unwrap() + 1;
+    let line = line
+        .lines()
+        .position(|line| line.contains("max_bodybytes"))
+        .unwrap()
+        + 1;
     for part in [
         format!("daypass.toml:{line}:"),
         "limits.max_bodybytes".into(),
@@ -119,7 +129,10 @@ fn a_configuration_that_is_wrong_is_refused_with_its_places() {
     let said = server.try_launch().unwrap_err();
     assert!(said.contains("kw") || said.contains("kv"), "{said}");
     let good = Server::prepare("");
-    tools::succeed(good.command(&["config", "check"]).arg(good.path("daypass.toml")));
+    tools::succeed(
+        good.command(&["config", "check"])
+            .arg(good.path("daypass.toml")),
+    );
 }
 
 #[test]
@@ -139,7 +152,9 @@ fn a_second_server_on_the_same_folder_is_refused() {
 #[test]
 fn a_store_that_was_cut_is_refused() {
     let mut server = Server::start("");
-    server.root().write("sys/mounts/secret", &json!({"type": "kv"}));
+    server
+        .root()
+        .write("sys/mounts/secret", &json!({"type": "kv"}));
     for number in 0..50 {
         let value = json!({"value": "x".repeat(1000)});
         server.root().write(&format!("secret/{number}"), &value);

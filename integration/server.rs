@@ -57,7 +57,11 @@ impl Server {
         let authority = Authority::new();
         authority.issue_into(folder.path());
         fs::write(folder.path().join("ca.pem"), authority.pem()).unwrap();
-        fs::write(folder.path().join("daypass.toml"), format!("{CONFIG}{more}")).unwrap();
+        fs::write(
+            folder.path().join("daypass.toml"),
+            format!("{CONFIG}{more}"),
+        )
+        .unwrap();
         Self {
             authority,
             folder,
@@ -144,7 +148,9 @@ impl Server {
             &json!({"secret_shares": 3, "secret_threshold": 2}),
         );
         let shares = made.body["keys_base64"].as_array().unwrap().iter();
-        self.shares = shares.map(|share| share.as_str().unwrap().to_owned()).collect();
+        self.shares = shares
+            .map(|share| share.as_str().unwrap().to_owned())
+            .collect();
         self.root = made.text("/root_token");
     }
 
@@ -152,7 +158,12 @@ impl Server {
         let client = self.anyone();
         let give = |share: &String| client.write("sys/unseal", &json!({ "key": share }));
         let answers: Vec<Answer> = self.shares.iter().take(2).map(give).collect();
-        assert_eq!(answers[1].body["sealed"], Value::Bool(false), "{}", answers[1]);
+        assert_eq!(
+            answers[1].body["sealed"],
+            Value::Bool(false),
+            "{}",
+            answers[1]
+        );
     }
 
     /// What a crash does: SIGKILL, no more.

@@ -41,7 +41,14 @@ impl Engine {
                 "upstream did not answer in time".into(),
             ))
         });
+        let (now, made_by) = (self.clock.now(), self.made_by(record));
         match outcome {
+            // It may be in the making: what is not there yet is not gone.
+            Ok(Revocation::AlreadyGone) if now < made_by => {
+                self.leases.postpone(id, made_by).await?;
+                mount.queue.expect(made_by);
+                Ok(Reaped::Settled)
+            }
             Ok(revocation) => {
                 let what = match revocation {
                     Revocation::Revoked => "revoked",
@@ -63,7 +70,7 @@ impl Engine {
                     BackendError::Unavailable { .. } | BackendError::Indeterminate(_)
                 );
                 let reason = error.to_string();
-                let (now, after) = (self.clock.now(), self.settings.irrevocable_after);
+                let after = self.settings.irrevocable_after;
                 let longest = if away { AWAY_RETRY } else { REFUSED_RETRY };
                 let noted = self
                     .leases
@@ -71,6 +78,7 @@ impl Engine {
                         now + retry_after(attempts, longest)
                     })
                     .await?;
+                mount.queue.expect(noted.due_at());
                 let attempts = noted.trouble.as_ref().map_or(1, |trouble| trouble.attempts);
                 tracing::warn!(
                     lease = id.as_str(),
@@ -103,12 +111,17 @@ impl Engine {
         let Some(mount) = self.mounts.by_id(&record.mount) else {
             return Ok(Some("its mount is not open".into()));
         };
-        self.reap_lease(&mount, id, &record).await?;
+        match self.reap_lease(&mount, id, &record).await {
+            // The worker was faster.
+            Ok(_) | Err(LeaseError::NotFound) => {}
+            Err(error) => return Err(error.into()),
+        }
         let left = self.leases.get(id).await?;
         Ok(left.map(|record| {
-            record
-                .trouble
-                .map_or_else(String::new, |trouble| trouble.reason)
+            record.trouble.map_or_else(
+                || "its credential may still be in the making".to_owned(),
+                |trouble| trouble.reason,
+            )
         }))
     }
 

@@ -272,7 +272,9 @@ impl Calls<'_> {
 /// The URL, with TLS off where it says nothing of it and the server is on this machine: that is where a
 /// developer's PostgreSQL is, and it seldom has a certificate. Elsewhere the backend's own default holds.
 fn with_sslmode(given: &str) -> String {
-    let Ok(mut url) = reqwest::Url::parse(given) else { return given.to_owned() };
+    let Ok(mut url) = reqwest::Url::parse(given) else {
+        return given.to_owned();
+    };
     let local = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
     if local && !url.query_pairs().any(|(name, _)| name == "sslmode") {
         url.query_pairs_mut().append_pair("sslmode", "disable");
