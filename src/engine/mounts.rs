@@ -300,7 +300,9 @@ impl Engine {
         let to = to.trim_matches('/').to_owned();
         check_path(&to)?;
         let _change = self.mounts.changing.lock().await;
-        let mount = self.mounts.at(from).ok_or_else(|| no_mount(from))?;
+        let mount = self.mounts.at(from).ok_or_else(|| {
+            Failure::Invalid("field \"from\": there is no mount at this path".into())
+        })?;
         self.check_free(&to)?;
         let mut record = MountRecord::clone(&mount.record());
         let from = std::mem::replace(&mut record.path, to.clone());

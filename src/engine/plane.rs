@@ -148,7 +148,13 @@ impl ControlPlane {
             return Ok(engine);
         }
         let engine = Engine::start(self).await?;
-        let failed = self.apply_declarations(&engine).await?;
+        let failed = match self.apply_declarations(&engine).await {
+            Ok(failed) => failed,
+            Err(failure) => {
+                engine.stop().await;
+                return Err(failure);
+            }
+        };
         if failed > 0 {
             tracing::error!(
                 failed,
@@ -262,7 +268,10 @@ impl Engine {
             stop: CancellationToken::new(),
             workers: TaskTracker::new(),
         });
-        engine.open_mounts().await?;
+        if let Err(failure) = engine.open_mounts().await {
+            engine.stop().await;
+            return Err(failure);
+        }
         let reaper = Arc::new(TokenReaper::new(&engine));
         engine
             .workers

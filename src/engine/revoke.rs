@@ -125,6 +125,15 @@ impl Engine {
         }))
     }
 
+    /// Puts a lease on the agenda for now whose credential nobody was given. Where that fails, it stays
+    /// until its end.
+    pub(super) async fn revoke_unseen(&self, id: &LeaseId) {
+        if let Err(error) = self.leases.mark_revoking(id, self.clock.now()).await {
+            tracing::error!(lease = id.as_str(), %error, "a lease that nobody was given stays until its end");
+        }
+        self.wake_queues();
+    }
+
     /// Puts every lease whose id begins with `prefix` on the agenda for now. Returns how many.
     pub async fn revoke_prefix(&self, prefix: &str) -> Result<usize, Failure> {
         let mut count = 0;

@@ -4,3 +4,4 @@
 //! [`ControlPlane::serve`]: super::ControlPlane::serve
 
 mod leases;
+mod pipeline;
