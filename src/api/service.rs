@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::body::Body as HttpBody;
 use axum::response::Response;
 use daypass_contract::{Operation, Secret};
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, Method, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
@@ -123,57 +123,63 @@ impl Service {
         request: http::Request<HttpBody>,
         remote: Option<SocketAddr>,
     ) -> Response {
-        match self.parse(id, request, remote).await {
-            Ok(request) => respond(id, self.plane.serve(request).await),
-            Err(Unparsed::Failure(failure)) => respond(id, Err(failure)),
-            Err(Unparsed::TooLarge(limit)) => {
-                let text = format!("request body is larger than {limit} bytes");
-                let mut response = respond(id, Err(Failure::Invalid(text)));
-                *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
-                response
+        let mut parsed = Request {
+            id: id.to_owned(),
+            operation: Operation::Read,
+            status_only: request.method() == Method::HEAD,
+            path: request.uri().path().trim_start_matches('/').to_owned(),
+            token: token(request.headers()),
+            fields: Map::new(),
+            remote,
+        };
+        match self.parse(&mut parsed, request).await {
+            Ok(()) => respond(id, self.plane.serve(parsed).await),
+            Err(failure) => {
+                parsed.fields = Map::new();
+                respond(id, Err(self.plane.refuse(&parsed, failure)))
             }
         }
     }
 
+    /// Reads what `request` asks into `parsed`, as far as it can be read.
     async fn parse(
         &self,
-        id: &str,
+        parsed: &mut Request,
         request: http::Request<HttpBody>,
-        remote: Option<SocketAddr>,
-    ) -> Result<Request, Unparsed> {
+    ) -> Result<(), Failure> {
         let (parts, body) = request.into_parts();
         let raw = parts.uri.path();
         let Some(path) = raw.strip_prefix("/v1/") else {
             let text = format!("{raw} (the API is below /v1/)");
-            return Err(Failure::NoRoute(text).into());
+            return Err(Failure::NoRoute(text));
         };
-        let path = decode_path(path)?;
+        parsed.path = decode_path(path)?;
         check_headers(&parts.headers)?;
         let mut fields = query(parts.uri.query().unwrap_or_default())?;
         let listing = fields
             .get("list")
             .is_some_and(|value| value == "true" || value == "1");
-        let operation = match parts.method.as_str() {
+        parsed.operation = match parts.method.as_str() {
             "GET" | "HEAD" if listing => Operation::List,
             "GET" | "HEAD" => Operation::Read,
             "LIST" => Operation::List,
             "POST" | "PUT" => Operation::Write,
             "PATCH" => Operation::Patch,
             "DELETE" => Operation::Delete,
-            other => return Err(Failure::WrongOperation(format!("no method {other}")).into()),
+            other => return Err(Failure::WrongOperation(format!("no method {other}"))),
         };
         let limit = self.limits.max_body;
         let bytes = Limited::new(body, limit).collect().await.map_err(|error| {
             if error.downcast_ref::<LengthLimitError>().is_some() {
-                Unparsed::TooLarge(limit)
+                Failure::TooLarge(limit)
             } else {
-                Failure::Invalid("request body could not be read to its end".into()).into()
+                Failure::Invalid("request body could not be read to its end".into())
             }
         })?;
         let bytes = bytes.to_bytes();
         if !bytes.is_empty()
             && matches!(
-                operation,
+                parsed.operation,
                 Operation::Write | Operation::Patch | Operation::Delete
             )
         {
@@ -187,30 +193,11 @@ impl Service {
             match body {
                 Value::Object(body) => fields.extend(body),
                 Value::Null => {}
-                _ => return Err(Failure::Invalid("body must be a JSON object".into()).into()),
+                _ => return Err(Failure::Invalid("body must be a JSON object".into())),
             }
         }
-        let token = token(&parts.headers);
-        Ok(Request {
-            id: id.to_owned(),
-            operation,
-            status_only: parts.method == Method::HEAD,
-            path,
-            token,
-            fields,
-            remote,
-        })
-    }
-}
-
-enum Unparsed {
-    Failure(Failure),
-    TooLarge(usize),
-}
-
-impl From<Failure> for Unparsed {
-    fn from(failure: Failure) -> Self {
-        Self::Failure(failure)
+        parsed.fields = fields;
+        Ok(())
     }
 }
 

@@ -236,6 +236,9 @@ pub enum Failure {
     /// Initialize first.
     #[error("server is not yet initialized")]
     NotInitialized,
+    /// Send less.
+    #[error("request body is larger than {0} bytes")]
+    TooLarge(usize),
     /// Come back later: a rate limit.
     #[error("rate limit \"{quota}\" exceeded; try again in {} s", retry_after.as_secs().max(1))]
     TooMany {
@@ -263,6 +266,7 @@ impl Failure {
             Self::Denied => 403,
             Self::NotFound | Self::NoRoute(_) => 404,
             Self::WrongOperation(_) => 405,
+            Self::TooLarge(_) => 413,
             Self::TooMany { .. } => 429,
             Self::Unsupported(_) => 501,
             Self::Upstream(_) => 502,

@@ -1,17 +1,35 @@
 //! Issuing and renewing: lease first.
+//!
+//! **Invariant:** while a credential may still be in the making, that its upstream does not know it proves
+//! nothing: until [`Engine::made_by`] its lease is kept.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use daypass_contract::{BackendError, Plan, Terms};
 
 use super::answer::{Answer, Body, Failure, LeaseView};
 use super::mounts::Mount;
 use super::plane::Engine;
-use crate::identity::Principal;
-use crate::lease::{LeaseId, LeaseRecord, NewLease, clamp, renewed_end};
+use crate::identity::{Principal, TokenId};
+use crate::lease::{LeaseError, LeaseId, LeaseRecord, NewLease, clamp, renewed_end};
 use crate::policy::Grant;
 
+/// How long a lease may take to become durable before its credential is made, and how long an upstream
+/// may go on with what it was sent before its caller gave up or died.
+const SLACK: Duration = Duration::from_secs(5);
+
 impl Engine {
+    /// When the credential of a lease exists or never will.
+    pub(super) fn made_by(&self, record: &LeaseRecord) -> SystemTime {
+        if record.issued_at >= self.started_at {
+            record.issued_at + SLACK + self.settings.upstream_timeout + SLACK
+        } else {
+            // Whoever was issuing it is no more.
+            self.started_at + SLACK
+        }
+    }
+
     /// Carries out a plan for the principal that `grant` was made for: makes the lease durable, then the
     /// credential real. Whatever fails after the lease is durable, the lease is there to settle it.
     pub(super) async fn issue(
@@ -26,11 +44,12 @@ impl Engine {
         let ends_at = now + ttl;
         let renewable = plan.renewable;
         let token = principal.and_then(Principal::anchor).cloned();
+        let mount_id = mount.record().id.clone();
         let (id, _) = self
             .leases
             .grant(NewLease {
-                mount: &mount.record().id,
-                path: grant.path(),
+                mount: &mount_id,
+                path: grant.path().trim_end_matches('/'),
                 handle: plan.handle.clone(),
                 token: token.clone(),
                 entity_id: principal.and_then(|principal| principal.record.entity_id.clone()),
@@ -40,25 +59,36 @@ impl Engine {
                 renewable,
             })
             .await?;
-        // A token revoked since it was authenticated has already scheduled its leases; this one came
-        // too late for that and must not outlive it.
-        if let Some(token) = &token
-            && self
-                .tokens
-                .get(token)
-                .await?
-                .is_none_or(|record| record.revoked)
-        {
+        // A token revoked or a mount disabled since the decision has already scheduled its leases; this
+        // one came too late for that and must not outlive it.
+        if let Err(failure) = self.still_allowed(token.as_ref(), &mount_id, now).await {
             self.leases.remove(&id).await?;
-            return Err(Failure::Denied);
+            return Err(failure);
         }
+        let handle = plan.handle.clone();
         let issued = tokio::time::timeout(
             self.settings.upstream_timeout,
             plan.issue(Terms { ttl, ends_at }),
         );
         match issued.await {
             Ok(Ok(credential)) => {
-                mount.queue.expect(ends_at);
+                match self.leases.get(&id).await? {
+                    Some(record) if !record.revoking => {}
+                    Some(_) => {
+                        // Revoked while it was made: it does not wait for its turn any longer.
+                        self.settle_unknown(&mount_id, &id).await?;
+                        return Err(Failure::Denied);
+                    }
+                    None => {
+                        // Forgotten by force meanwhile: nobody else would revoke it.
+                        mount.backend.revoke(&handle).await?;
+                        return Err(Failure::Denied);
+                    }
+                }
+                // The mount may have been opened anew since the request came.
+                if let Some(mount) = self.mounts.by_id(&mount_id) {
+                    mount.queue.expect(ends_at);
+                }
                 metrics::counter!("daypass_leases_issued_total", "mount" => mount.record().path.clone()).increment(1);
                 let lease = LeaseView {
                     id: id.as_str().to_owned(),
@@ -71,11 +101,11 @@ impl Engine {
                 })
             }
             Ok(Err(error @ BackendError::Indeterminate(_))) => {
-                self.settle_unknown(mount, &id).await?;
+                self.settle_unknown(&mount_id, &id).await?;
                 Err(error.into())
             }
             Err(_) => {
-                self.settle_unknown(mount, &id).await?;
+                self.settle_unknown(&mount_id, &id).await?;
                 Err(Failure::Upstream(format!(
                     "upstream did not answer within {} s; what it may have made is being revoked",
                     self.settings.upstream_timeout.as_secs()
@@ -89,9 +119,47 @@ impl Engine {
         }
     }
 
-    async fn settle_unknown(&self, mount: &Mount, id: &LeaseId) -> Result<(), Failure> {
-        self.leases.mark_revoking(id, self.clock.now()).await?;
-        mount.queue.wake();
+    /// Whether what the decision rested on is still there, now that the lease is durable and whoever
+    /// takes it away finds the lease.
+    async fn still_allowed(
+        &self,
+        token: Option<&TokenId>,
+        mount: &str,
+        decided_at: SystemTime,
+    ) -> Result<(), Failure> {
+        if let Some(token) = token
+            && self
+                .tokens
+                .get(token)
+                .await?
+                .is_none_or(|record| record.revoked)
+        {
+            return Err(Failure::Denied);
+        }
+        if self
+            .mounts
+            .by_id(mount)
+            .is_none_or(|mount| mount.record().leaving)
+        {
+            return Err(Failure::Unavailable("the mount is being disabled".into()));
+        }
+        if self.clock.now() > decided_at + SLACK {
+            return Err(Failure::Unavailable(
+                "storage took too long to keep the lease; nothing was issued".into(),
+            ));
+        }
+        Ok(())
+    }
+
+    async fn settle_unknown(&self, mount: &str, id: &LeaseId) -> Result<(), Failure> {
+        match self.leases.mark_revoking(id, self.clock.now()).await {
+            // Settled already.
+            Ok(_) | Err(LeaseError::NotFound) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if let Some(mount) = self.mounts.by_id(mount) {
+            mount.queue.wake();
+        }
         Ok(())
     }
 
@@ -104,16 +172,12 @@ impl Engine {
         increment: Option<std::time::Duration>,
     ) -> Result<(LeaseRecord, LeaseView), Failure> {
         let now = self.clock.now();
-        let record = self
-            .leases
-            .get(id)
-            .await?
-            .ok_or(crate::lease::LeaseError::NotFound)?;
+        let record = self.leases.get(id).await?.ok_or(LeaseError::NotFound)?;
         if !record.renewable {
-            return Err(crate::lease::LeaseError::NotRenewable.into());
+            return Err(LeaseError::NotRenewable.into());
         }
         if record.revoking || now >= record.ends_at {
-            return Err(crate::lease::LeaseError::NotFound.into());
+            return Err(LeaseError::NotFound.into());
         }
         let mount = self
             .mounts

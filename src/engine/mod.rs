@@ -19,6 +19,10 @@ mod quota;
 mod registry;
 mod revoke;
 mod system;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use answer::{Answer, AuthView, Body, Failure, LeaseView, Request};
 pub use declare::Declarations;

@@ -24,8 +24,6 @@ const PREFIX: &str = "core/mount/";
 const MOST_MOUNTS: usize = 10_000;
 /// Leases read from an index at a time.
 const PAGE: usize = 500;
-/// How long disabling a mount waits for its leases before it says what holds it up.
-const SETTLE: Duration = Duration::from_secs(20);
 /// Between two maintenance runs of a mount that failed.
 const MAINTAIN_AGAIN: Duration = Duration::from_mins(1);
 
@@ -310,7 +308,9 @@ impl Engine {
         let to = to.trim_matches('/').to_owned();
         check_path(&to)?;
         let _change = self.mounts.changing.lock().await;
-        let mount = self.mounts.at(from).ok_or_else(|| no_mount(from))?;
+        let mount = self.mounts.at(from).ok_or_else(|| {
+            Failure::Invalid("field \"from\": there is no mount at this path".into())
+        })?;
         self.check_free(&to)?;
         let mut record = MountRecord::clone(&mount.record());
         let from = std::mem::replace(&mut record.path, to.clone());
@@ -370,7 +370,7 @@ impl Engine {
                 .await?;
             mount.queue.wake();
         }
-        let deadline = tokio::time::Instant::now() + SETTLE;
+        let deadline = tokio::time::Instant::now() + self.settings.settle;
         loop {
             let left = self.leases.of_mount(&id, None, PAGE).await?;
             let Some((_, first)) = left.first() else {

@@ -12,6 +12,7 @@ use super::plane::{ControlPlane, Engine};
 use super::system::{SystemCall, SystemHandler};
 use crate::audit::{self, AuditError, Kind, Position};
 use crate::identity::{Principal, Removal, Spent, TokenId};
+use crate::lease::LeaseId;
 use crate::policy::{Acl, Ask, Capability, Denial, Grant, decide, decide_public};
 
 /// What a request leads to.
@@ -176,9 +177,16 @@ impl ControlPlane {
             None => Target::Nowhere,
         };
         let hasher = self.audit.hasher();
-        let principal = match (&engine, &request.token) {
-            (Some(engine), Some(token)) => engine.tokens.authenticate(token).await?,
-            _ => None,
+        let authenticated = match (&engine, &request.token) {
+            (Some(engine), Some(token)) => engine.tokens.authenticate(token).await,
+            _ => Ok(None),
+        };
+        let principal = match authenticated {
+            Ok(principal) => principal,
+            Err(error) => {
+                let trail = Trail::new(&request, None, &hasher);
+                return Err(self.refused(&trail, error.into(), None));
+            }
         };
         let mut trail = Trail::new(&request, principal.as_ref(), &hasher);
         let found = match &target {
@@ -205,8 +213,7 @@ impl ControlPlane {
             Err(others) => {
                 let failure =
                     Self::refuse_unknown(engine.as_deref(), principal.as_ref(), &request, others);
-                self.record_refusal(&trail, &failure, None)?;
-                return Err(failure);
+                return Err(self.refused(&trail, failure, None));
             }
         };
         let decided = match work.access() {
@@ -218,34 +225,35 @@ impl ControlPlane {
             access => {
                 let Some(engine) = &engine else {
                     let failure = self.closed().await;
-                    self.record_refusal(&trail, &failure, None)?;
-                    return Err(failure);
+                    return Err(self.refused(&trail, failure, None));
                 };
-                self.decide(engine, principal.as_ref(), &work, access, &request)
-                    .await?
+                match self
+                    .decide(engine, principal.as_ref(), &work, access, &request)
+                    .await
+                {
+                    Ok(decided) => decided,
+                    Err(failure) => return Err(self.refused(&trail, failure, None)),
+                }
             }
         };
         let grant = match decided {
             Ok(grant) => grant,
-            Err(denial) => {
-                self.record_refusal(&trail, &Failure::Denied, denial.as_ref())?;
-                return Err(Failure::Denied);
-            }
+            Err(denial) => return Err(self.refused(&trail, Failure::Denied, denial.as_ref())),
         };
+        if let Err(failure) = self.quotas.check(&request.path) {
+            return Err(self.refused(&trail, failure, None));
+        }
         let spent = match (&engine, &principal) {
             (Some(engine), Some(principal)) if work.access() != Access::Anyone => {
-                engine.tokens.spend(principal).await?
+                engine.tokens.spend(principal).await
             }
-            _ => Spent::Unlimited,
+            _ => Ok(Spent::Unlimited),
         };
-        if spent == Spent::Refused {
-            self.record_refusal(&trail, &Failure::Denied, None)?;
-            return Err(Failure::Denied);
-        }
-        if let Err(failure) = self.quotas.check(&request.path) {
-            self.record_refusal(&trail, &failure, None)?;
-            return Err(failure);
-        }
+        let spent = match spent {
+            Ok(Spent::Refused) => return Err(self.refused(&trail, Failure::Denied, None)),
+            Ok(spent) => spent,
+            Err(error) => return Err(self.refused(&trail, error.into(), None)),
+        };
         let changes = work.effect() == Effect::Change;
         if changes && request.status_only {
             let failure = Failure::WrongOperation("a read that issues; HEAD does not".into());
@@ -276,6 +284,20 @@ impl ControlPlane {
         let mut result = self
             .work(engine.as_ref(), &work, &grant, principal.as_ref(), request)
             .await;
+        if let (
+            Spent::Last,
+            Some(engine),
+            Ok(Answer {
+                body: Body::Lease(_, lease),
+                ..
+            }),
+        ) = (spent, &engine, &result)
+        {
+            engine.revoke_unseen(&LeaseId::from_text(&lease.id)).await;
+            result = Err(Failure::Invalid(
+                "this was the token's last use, so the lease ended with it: use a token with uses left".into(),
+            ));
+        }
         if let Ok(answer) = &mut result
             && !unknown.is_empty()
         {
@@ -287,9 +309,22 @@ impl ControlPlane {
         if let Err(failure @ Failure::Internal(_)) = &result {
             tracing::error!(request = trail.id, path = trail.path, %failure, "request failed");
         }
-        let position = self.record_answer(&trail, &grant, &result, &hasher)?;
-        if changes {
-            self.audit.durable(position).await?;
+        if let Err(error) = self
+            .record_outcome(&trail, &grant, &result, &hasher, changes)
+            .await
+        {
+            // Nobody will know of it, so nobody may have it.
+            if let (
+                Some(engine),
+                Ok(Answer {
+                    body: Body::Lease(_, lease),
+                    ..
+                }),
+            ) = (&engine, &result)
+            {
+                engine.revoke_unseen(&LeaseId::from_text(&lease.id)).await;
+            }
+            return Err(error.into());
         }
         if let (Spent::Last, Some(engine), Some(id)) =
             (spent, &engine, principal.and_then(|p| p.token))
@@ -433,6 +468,22 @@ impl ControlPlane {
         }
     }
 
+    /// The record of a request that was served, durable where it changed something.
+    async fn record_outcome(
+        &self,
+        trail: &Trail,
+        grant: &Grant,
+        result: &Result<Answer, Failure>,
+        hasher: &audit::Hasher,
+        changes: bool,
+    ) -> Result<(), AuditError> {
+        let position = self.record_answer(trail, grant, result, hasher)?;
+        if changes {
+            self.audit.durable(position).await?;
+        }
+        Ok(())
+    }
+
     /// The record of a request that was served, well or not.
     fn record_answer(
         &self,
@@ -490,6 +541,20 @@ impl ControlPlane {
                 error: error.as_deref(),
             },
         )
+    }
+
+    /// Records a request that could not be read far enough to be served, and gives what to answer.
+    pub fn refuse(&self, request: &Request, failure: Failure) -> Failure {
+        let trail = Trail::new(request, None, &self.audit.hasher());
+        self.refused(&trail, failure, None)
+    }
+
+    /// Records a request that is not served, and gives what to answer.
+    fn refused(&self, trail: &Trail, failure: Failure, denial: Option<&Denial>) -> Failure {
+        match self.record_refusal(trail, &failure, denial) {
+            Ok(()) => failure,
+            Err(error) => error.into(),
+        }
     }
 
     /// The record of a request that was not served.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use daypass_contract::{Clock, Entropy, Secret};
@@ -36,6 +36,8 @@ pub struct Settings {
     pub upstream_timeout: Duration,
     /// A lease whose revocation failed so often is shown as irrevocable. It is still retried.
     pub irrevocable_after: u32,
+    /// How long disabling a mount waits for its leases before it says what holds it up.
+    pub settle: Duration,
 }
 
 impl Default for Settings {
@@ -48,6 +50,7 @@ impl Default for Settings {
             revoke_concurrency: 64,
             upstream_timeout: Duration::from_secs(30),
             irrevocable_after: 6,
+            settle: Duration::from_secs(20),
         }
     }
 }
@@ -145,7 +148,13 @@ impl ControlPlane {
             return Ok(engine);
         }
         let engine = Engine::start(self).await?;
-        let failed = self.apply_declarations(&engine).await?;
+        let failed = match self.apply_declarations(&engine).await {
+            Ok(failed) => failed,
+            Err(failure) => {
+                engine.stop().await;
+                return Err(failure);
+            }
+        };
         if failed > 0 {
             tracing::error!(
                 failed,
@@ -167,6 +176,16 @@ impl ControlPlane {
             tracing::error!(%error, "the audit log could not be signed up to here");
         }
         self.seal.seal();
+    }
+
+    /// Stops what runs as a crash would, for tests: the keys stay, nothing is flushed or signed.
+    #[cfg(test)]
+    pub(crate) async fn abandon(&self) {
+        if let Some(engine) = self.open.swap(None) {
+            engine.stop().await;
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 
     /// Waits for work whose callers may be gone, for as long as `grace`.
@@ -204,6 +223,8 @@ pub struct Engine {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Arc<dyn Entropy>,
     pub(super) token_queue: Arc<Queue>,
+    /// Since when it is unsealed.
+    pub(super) started_at: SystemTime,
     pub(super) stop: CancellationToken,
     pub(super) workers: TaskTracker,
 }
@@ -243,10 +264,14 @@ impl Engine {
             entropy: Arc::clone(&plane.entropy),
             barrier,
             token_queue: queue,
+            started_at: plane.clock.now(),
             stop: CancellationToken::new(),
             workers: TaskTracker::new(),
         });
-        engine.open_mounts().await?;
+        if let Err(failure) = engine.open_mounts().await {
+            engine.stop().await;
+            return Err(failure);
+        }
         let reaper = Arc::new(TokenReaper::new(&engine));
         engine
             .workers
@@ -278,7 +303,7 @@ impl Engine {
     }
 
     /// Makes sure the worker that ends tokens looks in time for one that ends at `at`.
-    pub fn expect_token_end(&self, at: std::time::SystemTime) {
+    pub fn expect_token_end(&self, at: SystemTime) {
         self.token_queue.expect(at);
     }
 

@@ -35,5 +35,7 @@ pub fn kinds() -> &'static [BackendKind] {
             summary: "X.509 certificates and SVIDs",
             open: |host| Box::pin(async { Ok(daypass_pki::open(host).await? as _) }),
         },
+        #[cfg(test)]
+        super::testing::KIND,
     ]
 }

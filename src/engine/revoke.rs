@@ -41,7 +41,14 @@ impl Engine {
                 "upstream did not answer in time".into(),
             ))
         });
+        let (now, made_by) = (self.clock.now(), self.made_by(record));
         match outcome {
+            // It may be in the making: what is not there yet is not gone.
+            Ok(Revocation::AlreadyGone) if now < made_by => {
+                self.leases.postpone(id, made_by).await?;
+                mount.queue.expect(made_by);
+                Ok(Reaped::Settled)
+            }
             Ok(revocation) => {
                 let what = match revocation {
                     Revocation::Revoked => "revoked",
@@ -65,7 +72,7 @@ impl Engine {
                 );
                 let reason = error.to_string();
                 metrics::counter!("daypass_revocation_failures_total", "mount" => mount.record().path.clone()).increment(1);
-                let (now, after) = (self.clock.now(), self.settings.irrevocable_after);
+                let after = self.settings.irrevocable_after;
                 let longest = if away { AWAY_RETRY } else { REFUSED_RETRY };
                 let noted = self
                     .leases
@@ -73,6 +80,7 @@ impl Engine {
                         now + retry_after(attempts, longest)
                     })
                     .await?;
+                mount.queue.expect(noted.due_at());
                 let attempts = noted.trouble.as_ref().map_or(1, |trouble| trouble.attempts);
                 tracing::warn!(
                     lease = id.as_str(),
@@ -105,13 +113,27 @@ impl Engine {
         let Some(mount) = self.mounts.by_id(&record.mount) else {
             return Ok(Some("its mount is not open".into()));
         };
-        self.reap_lease(&mount, id, &record).await?;
+        match self.reap_lease(&mount, id, &record).await {
+            // The worker was faster.
+            Ok(_) | Err(LeaseError::NotFound) => {}
+            Err(error) => return Err(error.into()),
+        }
         let left = self.leases.get(id).await?;
         Ok(left.map(|record| {
-            record
-                .trouble
-                .map_or_else(String::new, |trouble| trouble.reason)
+            record.trouble.map_or_else(
+                || "its credential may still be in the making".to_owned(),
+                |trouble| trouble.reason,
+            )
         }))
+    }
+
+    /// Puts a lease on the agenda for now whose credential nobody was given. Where that fails, it stays
+    /// until its end.
+    pub(super) async fn revoke_unseen(&self, id: &LeaseId) {
+        if let Err(error) = self.leases.mark_revoking(id, self.clock.now()).await {
+            tracing::error!(lease = id.as_str(), %error, "a lease that nobody was given stays until its end");
+        }
+        self.wake_queues();
     }
 
     /// Puts every lease whose id begins with `prefix` on the agenda for now. Returns how many.

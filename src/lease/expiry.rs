@@ -1,9 +1,10 @@
 //! The worker that ends what is due, one per agenda queue.
 //!
-//! **Invariant:** an upstream that fails or hangs holds up its own queue alone. While it is away the
-//! worker probes it with one revocation at a time instead of failing thousands.
+//! **Invariants:** an upstream that fails or hangs holds up its own queue alone. While it is away the
+//! worker probes it with one revocation at a time instead of failing thousands. A subject that cannot be
+//! worked on (a damaged record, a bug) is set aside for a while and holds up nobody.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -11,7 +12,8 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use daypass_contract::{Clock, millis};
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::storage::{Barrier, StorageError, agenda};
@@ -20,6 +22,10 @@ use crate::storage::{Barrier, StorageError, agenda};
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// Between probes of an upstream that is away, at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// For how long a subject is set aside that kept its place although it was worked on.
+const ASIDE: Duration = Duration::from_secs(30);
+/// As many are set aside at a time; with more, the first are tried again sooner.
+const MOST_ASIDE: usize = 1000;
 
 /// How ending one subject went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,23 +110,32 @@ impl Queue {
 
     /// Works until `stop`; what runs then is finished first.
     pub async fn run(self: Arc<Self>, reaper: Arc<dyn Reaper>, stop: CancellationToken) {
-        let mut running: JoinSet<(String, Result<Reaped, StorageError>)> = JoinSet::new();
-        let mut in_flight: HashSet<String> = HashSet::new();
+        let mut running: JoinSet<Result<Reaped, StorageError>> = JoinSet::new();
+        let mut in_flight: HashMap<Id, String> = HashMap::new();
+        let mut busy: HashSet<String> = HashSet::new();
+        let mut aside: VecDeque<(Instant, String)> = VecDeque::new();
         let mut failures = 0_u32;
         loop {
             let limit = if failures > 0 { 1 } else { self.concurrency };
             let mut pause = LOOK_AGAIN;
             let looks = running.len() <= limit / 2;
             if looks {
-                match self.due(limit, &in_flight).await {
+                while let Some(until) = aside.front().map(|(until, _)| *until)
+                    && (aside.len() > MOST_ASIDE || until <= Instant::now())
+                {
+                    if let Some((_, subject)) = aside.pop_front() {
+                        busy.remove(&subject);
+                    }
+                }
+                // Whatever is put on the agenda from here on wakes the worker.
+                self.next_look.store(u64::MAX, Ordering::Relaxed);
+                match self.due(limit - running.len(), &busy).await {
                     Ok((subjects, next)) => {
                         for subject in subjects {
-                            in_flight.insert(subject.clone());
-                            let reaper = Arc::clone(&reaper);
-                            running.spawn(async move {
-                                let result = reaper.reap(&subject).await;
-                                (subject, result)
-                            });
+                            busy.insert(subject.clone());
+                            let (reaper, name) = (Arc::clone(&reaper), subject.clone());
+                            let task = running.spawn(async move { reaper.reap(&name).await });
+                            in_flight.insert(task.id(), subject);
                         }
                         pause = next.min(LOOK_AGAIN);
                         let next_look = millis::of(self.clock.now() + pause);
@@ -134,36 +149,35 @@ impl Queue {
             }
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(done) = running.join_next(), if !running.is_empty() => {
-                    let result = match done {
-                        Ok((subject, result)) => {
-                            in_flight.remove(&subject);
-                            result
-                        }
-                        // A reaper that panicked loses the name of its subject; the next look finds
-                        // it on the agenda again.
-                        Err(error) => {
-                            tracing::error!(queue = self.name, %error, "revocation panicked");
-                            if running.is_empty() { in_flight.clear(); }
-                            Ok(Reaped::UpstreamAway)
-                        }
+                Some(done) = running.join_next_with_id(), if !running.is_empty() => {
+                    let (id, result) = match done {
+                        Ok((id, result)) => (id, result.map_err(|error| error.to_string())),
+                        Err(panicked) => (panicked.id(), Err("revocation panicked".to_owned())),
                     };
+                    let subject = in_flight.remove(&id).unwrap_or_default();
+                    match &result {
+                        Ok(_) => drop(busy.remove(&subject)),
+                        // It keeps its place at the front, where it must not stand before the others.
+                        Err(error) => {
+                            tracing::error!(queue = self.name, subject, error, "cannot settle what is due");
+                            aside.push_back((Instant::now() + ASIDE, subject));
+                        }
+                    }
                     match result {
                         Ok(Reaped::Settled) => {
                             failures = 0;
                             self.away_since.store(0, Ordering::Relaxed);
                         }
                         Ok(Reaped::UpstreamAway) | Err(_) => {
-                            if let Err(error) = &result {
-                                tracing::error!(queue = self.name, %error, "cannot settle what is due");
-                            }
-                            failures = failures.saturating_add(1);
+                            failures = failures.max(1);
                             let now = millis::of(self.clock.now()).max(1);
                             let _ = self.away_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
                             if running.is_empty() {
+                                failures = failures.saturating_add(1);
                                 tokio::select! {
                                     () = stop.cancelled() => break,
-                                    () = tokio::time::sleep(backoff(failures)) => {}
+                                    () = self.wake.notified() => {}
+                                    () = tokio::time::sleep(backoff(failures - 1)) => {}
                                 }
                             }
                         }
@@ -176,16 +190,17 @@ impl Queue {
         while running.join_next().await.is_some() {}
     }
 
-    /// Up to `limit` subjects that are due and not being worked on, and how long until the next.
+    /// Up to `limit` subjects that are due and not busy, and how long until the next.
     async fn due(
         &self,
         limit: usize,
-        in_flight: &HashSet<String>,
+        busy: &HashSet<String>,
     ) -> Result<(Vec<String>, Duration), StorageError> {
         let now = self.clock.now();
+        let most = limit + busy.len();
         let keys = self
             .barrier
-            .keys(&agenda::prefix(&self.name), None, limit + in_flight.len())
+            .keys(&agenda::prefix(&self.name), None, most)
             .await?;
         let mut subjects = Vec::new();
         for key in &keys {
@@ -196,12 +211,13 @@ impl Queue {
                 let wait = at.duration_since(now).unwrap_or_default();
                 return Ok((subjects, wait + Duration::from_millis(1)));
             }
-            if !in_flight.contains(subject) {
+            if !busy.contains(subject) && subjects.len() < limit {
                 subjects.push(subject.to_owned());
             }
         }
-        // All that was read is due: look again soon. None at all: sleep until woken.
-        let next = if keys.is_empty() {
+        // All that was read is due. If there is more, look again soon; if that was all, sleep until
+        // something is settled or put on the agenda.
+        let next = if keys.len() < most {
             LOOK_AGAIN
         } else {
             Duration::from_millis(10)
@@ -216,3 +232,6 @@ fn backoff(failures: u32) -> Duration {
         .saturating_mul(1 << exponent)
         .min(LONGEST_PAUSE)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,7 @@
+//! Tests of the control plane as a whole, in memory: requests go in through [`ControlPlane::serve`], and
+//! what they leave behind is looked for in the store, in the audit log and upstream.
+//!
+//! [`ControlPlane::serve`]: super::ControlPlane::serve
+
+mod leases;
+mod pipeline;
