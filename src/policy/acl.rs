@@ -5,12 +5,10 @@
 //! comes later; that does not end in `*`; that has fewer `+`; that is longer; that sorts later. Rules of
 //! the same pattern are one rule, whatever policies they come from.
 //!
-//! Beyond Vault, **deny wins for every verb** (see [`Acl::find`]):
-//! * a policy whose own most specific rule for a path says `deny` is not overruled by another policy;
-//! * a path is not reached by adding a slash, nor by listing: a rule that denies `a/b` denies `a/b/` and
-//!   the listing of either, whatever rule grants `a/b/`.
-//!
-//! Both only ever refuse more than Vault does.
+//! One thing goes beyond Vault, and only ever refuses more: **adding a slash or listing does not get around a
+//! deny.** The router takes `a/b/` for `a/b`. So a rule that decides one of the two by denying it, and is not
+//! about the other at all, denies that as well: `path "a/b"` also `a/b/` and its listing, `path "a/b/*"` also
+//! listing `a/b`. A rule that is about both and denies (`a/*`, `*`) gives way to a more specific one, as ever.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -26,9 +24,7 @@ pub struct Acl {
     /// Whether one of the policies is `root`.
     pub(super) root: bool,
     /// The rules of all policies.
-    merged: Table,
-    /// Each policy that denies anything, by itself, where there is more than one policy.
-    denying: Vec<Table>,
+    rules: Table,
 }
 
 /// What the rules say about a path.
@@ -45,37 +41,33 @@ pub(super) enum Verdict<'a> {
 impl Acl {
     /// Compiles what `policies` say together. Their order does not matter.
     pub fn compile(policies: &[Arc<Policy>]) -> Self {
-        let denying = policies
-            .iter()
-            .filter(|_| policies.len() > 1)
-            .filter(|policy| policy.rules().iter().any(|rule| rule.capabilities.denies()))
-            .map(|policy| Table::new(std::slice::from_ref(policy)))
-            .collect();
         Self {
             root: policies.iter().any(|policy| policy.is_root()),
-            merged: Table::new(policies),
-            denying,
+            rules: Table::new(policies),
         }
     }
 
-    /// The rule that counts for `path` (no leading `/`). `list` adds what Vault adds for a listing: where no
-    /// rule is about `a/b/`, one about `a/b` counts.
-    ///
-    /// A deny counts besides where a policy's most specific rule for `path`, or for `path` without its
-    /// trailing slashes, says so. The latter because the router takes `a/b/` for `a/b`.
+    /// The rule that counts for `path` (no leading `/`). `list` adds what Vault adds for a listing: a rule for
+    /// just `a/b`, or where no rule is about `a/b/` any about `a/b`, counts for `a/b/`.
     pub(super) fn find(&self, path: &str, list: bool) -> Verdict<'_> {
-        let here = self.merged.best(path);
+        let here = self.rules.best(path);
         let Some(bare) = path.strip_suffix('/') else {
-            // Nearly every path: one lookup, and one for each policy that denies anything.
-            return self.unless_denied(here, &[path]);
+            // Nearly every path: a single lookup.
+            return Verdict::of(here);
         };
-        let below = self.merged.best(bare);
-        let chosen = match (here, below) {
-            (Some(Match { exact: true, .. }), _) => here,
-            (_, Some(Match { exact: true, .. })) | (None, _) if list => below,
-            _ => here,
+        let below = self.rules.best(bare);
+        let (chosen, form) = match (here, below) {
+            (Some(Match::Exact(_)), _) => (here, path),
+            (_, Some(Match::Exact(_))) | (None, _) if list => (below, bare),
+            _ => (here, path),
         };
-        self.unless_denied(chosen, &[path, bare, path.trim_end_matches('/')])
+        // Of slashes that are repeated, none or one is what a rule would be written for.
+        let plain = path.trim_end_matches('/');
+        let one_slash = path.get(..=plain.len()).unwrap_or(path);
+        let others = [one_slash, plain].map(|form| self.rules.best(form));
+        let mut denials = [here, below].into_iter().chain(others).flatten();
+        let evaded = denials.find(|found| found.denies() && !found.is_about(form));
+        Verdict::of(evaded.or(chosen))
     }
 
     /// What is granted on `path`, before parameters are looked at.
@@ -88,32 +80,24 @@ impl Acl {
         }
     }
 
-    /// Whether any rule grants something at or below `prefix`, which ends in a slash: what a caller must
-    /// have to be told that a mount exists.
+    /// Whether a rule grants something at or below `prefix`, which ends in a slash: what a caller must have to
+    /// be told that a mount exists.
     pub fn reaches(&self, prefix: &str) -> bool {
-        self.root || self.merged.grants_below(prefix)
+        // The listing of the mount itself is also granted by a rule without the slash.
+        let here = self.find(prefix, true);
+        self.root
+            || matches!(here, Verdict::Ruled(rule) if rule.capabilities.grants())
+            || self.rules.grants_below(prefix)
     }
+}
 
-    fn unless_denied<'a>(&'a self, chosen: Option<Match<'a>>, forms: &[&str]) -> Verdict<'a> {
-        if let Some(Match { rule, .. }) = chosen
-            && rule.capabilities.denies()
-        {
-            return Verdict::Denied(rule);
+impl<'a> Verdict<'a> {
+    fn of(found: Option<Match<'a>>) -> Self {
+        match found {
+            None => Self::Silent,
+            Some(found) if found.denies() => Self::Denied(found.rule()),
+            Some(found) => Self::Ruled(found.rule()),
         }
-        let others = match forms {
-            [_] => None,
-            _ => Some(&self.merged),
-        };
-        for table in others.into_iter().chain(&self.denying) {
-            for form in forms {
-                if let Some(Match { rule, .. }) = table.best(form)
-                    && rule.capabilities.denies()
-                {
-                    return Verdict::Denied(rule);
-                }
-            }
-        }
-        chosen.map_or(Verdict::Silent, |chosen| Verdict::Ruled(chosen.rule))
     }
 }
 
@@ -232,10 +216,34 @@ struct Rank {
     text: Box<str>,
 }
 
+/// The rule that counts for a path, by how it matches.
 #[derive(Clone, Copy)]
-struct Match<'a> {
-    exact: bool,
-    rule: &'a Arc<Permissions>,
+enum Match<'a> {
+    Exact(&'a Arc<Permissions>),
+    Prefix(&'a Prefix),
+    Segments(&'a Segments),
+}
+
+impl<'a> Match<'a> {
+    fn rule(self) -> &'a Arc<Permissions> {
+        match self {
+            Self::Exact(rule) => rule,
+            Self::Prefix(prefix) => &prefix.rule,
+            Self::Segments(segments) => &segments.rule,
+        }
+    }
+
+    fn denies(self) -> bool {
+        self.rule().capabilities.denies()
+    }
+
+    fn is_about(self, path: &str) -> bool {
+        match self {
+            Self::Exact(rule) => *rule.pattern == *path,
+            Self::Prefix(prefix) => path.starts_with(&*prefix.text),
+            Self::Segments(segments) => segments.matches(path),
+        }
+    }
 }
 
 impl Table {
@@ -281,10 +289,12 @@ impl Table {
             .exact
             .iter()
             .filter(|(path, _)| path.starts_with(prefix));
-        let prefixes = self
+        // Of those that hold for all that is below, the longest counts.
+        let longer = self
             .prefixes
             .iter()
-            .filter(|Prefix { text, .. }| text.starts_with(prefix) || prefix.starts_with(&**text));
+            .filter(|Prefix { text, .. }| text.starts_with(prefix));
+        let prefixes = longer.chain(self.longest_prefix(prefix));
         let segments = self.segments.iter().filter(|rule| rule.reaches(prefix));
         let mut rules = exact
             .map(|(_, rule)| rule)
@@ -310,17 +320,17 @@ impl Table {
     /// The rule that counts for exactly `path`.
     fn best(&self, path: &str) -> Option<Match<'_>> {
         if let Some(rule) = self.exact.get(path) {
-            return Some(Match { exact: true, rule });
+            return Some(Match::Exact(rule));
         }
         let prefix = self.longest_prefix(path);
         let segments = self.segments.iter().find(|rule| rule.matches(path));
-        let rule = match (prefix, segments) {
-            (Some(prefix), Some(segments)) if prefix.outranks(segments) => &prefix.rule,
-            (_, Some(segments)) => &segments.rule,
-            (Some(prefix), None) => &prefix.rule,
-            (None, None) => return None,
-        };
-        Some(Match { exact: false, rule })
+        match (prefix, segments) {
+            (Some(prefix), Some(segments)) if prefix.outranks(segments) => {
+                Some(Match::Prefix(prefix))
+            }
+            (_, Some(segments)) => Some(Match::Segments(segments)),
+            (prefix, None) => prefix.map(Match::Prefix),
+        }
     }
 
     fn longest_prefix(&self, path: &str) -> Option<&Prefix> {
@@ -404,7 +414,7 @@ mod tests {
             // pattern    mount     want
             ("kv/a", "kv/", true),
             ("kv/", "kv/", true),
-            ("kv", "kv/", false),
+            ("kv", "kv/", true),
             ("kv2/a", "kv/", false),
             ("kv*", "kv/", true),
             ("k*", "kv/", true),
@@ -412,13 +422,14 @@ mod tests {
             ("*", "kv/", true),
             ("l*", "kv/", false),
             ("+/a", "kv/", true),
-            ("+", "kv/", false),
+            ("+", "kv/", true),
             ("+/*", "kv/", true),
             ("+/a", "team/kv/", false),
             ("+/k*", "team/kv/", true),
             ("+/l*", "team/kv/", false),
             ("team/+/a", "team/kv/", true),
-            ("team/+", "team/kv/", false),
+            ("team/+", "team/kv/", true),
+            ("team/+", "team/kv/a/", false),
             ("team/+/a/b", "team/other/kv/", false),
             ("te+m/a", "team/", false),
         ];
@@ -429,6 +440,9 @@ mod tests {
                 assert_eq!(acl.reaches(mount), want, "{pattern} {mount} {grant}");
             }
         }
+        let text = r#"path "k*" { policy = "read" } path "kv/*" { policy = "deny" }"#;
+        let acl = Acl::compile(&[Arc::new(Policy::parse("p", text).unwrap())]);
+        assert!(acl.reaches("ku/") && !acl.reaches("kv/"));
     }
 
     #[test]

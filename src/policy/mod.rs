@@ -7,7 +7,8 @@
 //! # Invariants
 //!
 //! * **No credential without a decision.** Only [`decide`] and [`decide_public`] make a [`Grant`].
-//! * **Deny wins**, for every verb and with or without a trailing slash; see `acl`.
+//! * **Deny wins** where the rule that counts for a path says so, for every verb and with or without a trailing
+//!   slash; see `acl`.
 //! * **Nothing that a policy says is dropped.** What we do not understand, we refuse to load.
 
 mod acl;

@@ -161,12 +161,15 @@ impl Pattern {
         if text.contains("+*") {
             return Err("\"+*\" is not a pattern: use \"+/*\" or \"*\"");
         }
-        // Taken literally, either of these would match nothing, and a deny would silently be none.
+        // Read as it stands, either of these would match nothing, and a deny would silently be none.
         if text.starts_with('/') {
             return Err("paths do not begin with two slashes");
         }
         if text.contains("{{") {
-            return Err("templates are not supported in paths");
+            return Err(
+                "templates are not supported, and read as they stand would match nothing: write \
+                 a policy for each identity, with its id or name in place of {{…}}",
+            );
         }
         Ok(Self(text.to_owned()))
     }
