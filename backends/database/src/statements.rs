@@ -365,6 +365,8 @@ impl<'a> Reader<'a> {
         let whole = inside.len() + 2 * delimiter.len();
         if !inside.contains("{{") {
             self.copy(whole);
+            // Its last `$` is no letter that a quotation right after it would belong to.
+            self.flush();
             return Ok(());
         }
         let mut reader = Reader::new(inside, self.allowed, true);
@@ -597,6 +599,7 @@ mod tests {
             ),
             (&["a -- no end", "b"], Ok("a -- no end ; b")),
             (&["f(a$b$c); x$1"], Ok("f(a$b$c) ;  x$1")),
+            (&["$$ a $$$$ ; $$; b"], Ok("$$ a $$$$ ; $$ ;  b")),
             (&["begin; x"], Err("BEGIN cannot be used here")),
             (&["x; /* c */ Commit"], Err("COMMIT cannot be used here")),
             (
