@@ -15,10 +15,13 @@
     reason = "a failed expectation here is a failed test"
 )]
 
+mod authorization;
+mod clients;
 mod crash;
 mod database;
 mod http;
 mod operation;
+mod outage;
 mod readme;
 mod server;
 mod tls;

@@ -158,7 +158,9 @@ impl Service {
         let mut fields = query(parts.uri.query().unwrap_or_default())?;
         let listing = fields
             .get("list")
-            .is_some_and(|value| value == "true" || value == "1");
+            // The spellings that Go reads as true; hvac writes Python's.
+            .and_then(Value::as_str)
+            .is_some_and(|text| ["1", "t", "T", "true", "TRUE", "True"].contains(&text));
         parsed.operation = match parts.method.as_str() {
             "GET" | "HEAD" if listing => Operation::List,
             "GET" | "HEAD" => Operation::Read,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use daypass_contract::{Access, NoFields, Operation, Revocability};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::engine::{
     Answer, Engine, Failure, Mount, MountConfig, NewMount, Serve, SystemCall, SystemRoutes,
@@ -33,9 +33,9 @@ struct EnableRequest {
     /// The kind of backend: `kv`, `pki`, `database`.
     #[serde(rename = "type")]
     kind: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     description: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     config: ConfigRequest,
     #[serde(default)]
     options: Option<BTreeMap<String, String>>,
@@ -49,6 +49,13 @@ struct EnableRequest {
     _plugin_name: Option<String>,
     #[serde(default, rename = "plugin_version")]
     _plugin_version: Option<String>,
+}
+
+/// Clients send `null` for what they leave out.
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -68,6 +75,30 @@ struct TuneRequest {
 struct RemountRequest {
     from: String,
     to: String,
+}
+
+/// A move is done before it is answered; clients that expect to wait ask for its state by this id.
+#[derive(Serialize, JsonSchema)]
+struct Migration {
+    /// The id of the mount.
+    migration_id: String,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct MigrationRequest {
+    migration_id: String,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct MigrationView {
+    migration_id: String,
+    migration_info: MigrationInfo,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct MigrationInfo {
+    target_mount: String,
+    status: &'static str,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -142,13 +173,19 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
     );
     routes.serve::<TuneRequest, (), _, _>(Write, "sys/mounts/{path}/tune", "Tunes a mount.", tune);
     routes
-        .serve::<RemountRequest, (), _, _>(
+        .serve::<RemountRequest, Migration, _, _>(
             Write,
             "sys/remount",
             "Moves a mount; its leases stay.",
             remount,
         )
         .access = Access::Sudo;
+    routes.serve::<MigrationRequest, MigrationView, _, _>(
+        Read,
+        "sys/remount/status/{migration_id}",
+        "Tells how a move stands: it is done when it is answered.",
+        remount_status,
+    );
     routes
         .serve::<NoFields, Table, _, _>(Read, "sys/auth", "Lists the auth methods.", list_auth)
         .access = Access::Sudo;
@@ -374,6 +411,19 @@ async fn tune(call: SystemCall, request: TuneRequest) -> Result<Answer, Failure>
 async fn remount(call: SystemCall, request: RemountRequest) -> Result<Answer, Failure> {
     let engine = call.engine()?;
     refuse_managed(&engine, &request.from)?;
+    let migration_id = find(&engine, &request.from)?.record().id.clone();
     engine.remount(&request.from, &request.to).await?;
-    Ok(Answer::nothing())
+    Answer::flat(&Migration { migration_id })
+}
+
+async fn remount_status(call: SystemCall, request: MigrationRequest) -> Result<Answer, Failure> {
+    let mount = call.engine()?.mounts.by_id(&request.migration_id);
+    let record = mount.ok_or(Failure::NotFound)?.record();
+    Answer::flat(&MigrationView {
+        migration_id: request.migration_id,
+        migration_info: MigrationInfo {
+            target_mount: format!("{}/", record.path),
+            status: "success",
+        },
+    })
 }
