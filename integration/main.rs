@@ -16,6 +16,7 @@
 )]
 
 mod authorization;
+mod canary;
 mod clients;
 mod crash;
 mod database;

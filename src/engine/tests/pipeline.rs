@@ -482,7 +482,10 @@ async fn no_audit_line_and_no_error_quotes_what_a_body_holds() {
             continue;
         }
         // Nor are the names of policies, which a record of who asks holds.
-        let fields: Vec<String> = fields.into_iter().filter(|field| field != "policies").collect();
+        let fields: Vec<String> = fields
+            .into_iter()
+            .filter(|field| field != "policies")
+            .collect();
         let mut bodies: Vec<Value> = Vec::new();
         for shape in shapes {
             let all = fields.iter().map(|field| (field.clone(), shape()));
