@@ -55,10 +55,10 @@ fn the_session_in_the_readme_runs_as_it_stands() {
     });
     let address = tells.recv_timeout(PATIENCE).expect("the server listens");
 
-    let mut script = String::new();
+    let mut script = b"exec 2>&1\n".to_vec();
     for step in &steps {
         let command = step.command.replace("http://127.0.0.1:8200", &address);
-        script.push_str(&format!("{command}\nprintf '\\n%s\\n' '{BETWEEN}'\n"));
+        writeln!(script, "{command}\nprintf '\\n%s\\n' '{BETWEEN}'").unwrap();
     }
     let path = format!(
         "{}:{}",
@@ -74,8 +74,7 @@ fn the_session_in_the_readme_runs_as_it_stands() {
         .spawn()
         .unwrap();
     let mut input = shell.stdin.take().unwrap();
-    input.write_all(b"exec 2>&1\n").unwrap();
-    input.write_all(script.as_bytes()).unwrap();
+    input.write_all(&script).unwrap();
     drop(input);
     let printed = shell.wait_with_output().unwrap();
     drop(dev);

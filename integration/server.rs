@@ -128,17 +128,13 @@ impl Server {
             }
         });
         self.process = Some(process);
-        match address {
-            Some(address) => {
-                self.address = address;
-                Ok(())
-            }
-            None => {
-                reader.join().unwrap();
-                self.process = None;
-                Err(self.log()[from..].to_owned())
-            }
-        }
+        let Some(address) = address else {
+            reader.join().unwrap();
+            self.process = None;
+            return Err(self.log()[from..].to_owned());
+        };
+        self.address = address;
+        Ok(())
     }
 
     /// Three shares, two of which unseal.
