@@ -12,7 +12,7 @@ use crate::engine::{Answer, AuthView, Body, Engine, Failure, Serve, SystemCall, 
 use crate::identity::{
     Accessor, NewToken, Principal, Removal, TokenId, TokenKind, TokenRecord, Validity,
 };
-use crate::lease::{clamp, renewed_end};
+use crate::lease::{LONGEST, clamp, renewed_end};
 use crate::policy::{Ask, Capability, builtin, decide};
 
 /// Accessors that a list gives at most.
@@ -211,13 +211,23 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
         .access = Access::Sudo;
 }
 
-async fn create(call: SystemCall, request: CreateRequest, orphan: bool) -> Result<Answer, Failure> {
+async fn create(
+    call: SystemCall,
+    mut request: CreateRequest,
+    orphan: bool,
+) -> Result<Answer, Failure> {
+    request.id = request.id.filter(|id| !id.is_empty());
     let engine = call.engine()?;
     let principal = call.principal()?;
     let parent = &principal.record;
     if principal.kind() == TokenKind::Batch {
         return Err(Failure::Invalid(
             "batch tokens cannot create more tokens".into(),
+        ));
+    }
+    if parent.uses_left.is_some() {
+        return Err(Failure::Invalid(
+            "a token with a limited number of uses cannot create tokens".into(),
         ));
     }
     let path = if orphan {
@@ -316,12 +326,13 @@ async fn create(call: SystemCall, request: CreateRequest, orphan: bool) -> Resul
             Validity {
                 ttl: Some(ttl),
                 max_ttl: if period.is_some() {
-                    explicit_max
+                    explicit_max.map(|max| max.min(LONGEST))
                 } else {
                     Some(max)
                 },
                 explicit_max_ttl: explicit_max,
-                period,
+                // Each renewal gives as much as the first.
+                period: period.map(|period| period.min(limits.max)),
                 renewable: request.renewable && kind == TokenKind::Service,
             }
         };
@@ -385,10 +396,11 @@ fn policies(
     if !sudo
         && let Some(foreign) = policies
             .iter()
-            .find(|name| name.as_str() != builtin::DEFAULT && !parent.policies.contains(name))
+            .position(|name| name != builtin::DEFAULT && !parent.policies.contains(name))
     {
         return Err(Failure::Invalid(format!(
-            "child policies must be subset of parent: the caller does not have \"{foreign}\""
+            "field \"policies\": child policies must be subset of parent: the caller does not have number {}",
+            foreign + 1
         )));
     }
     let is_root = policies.iter().any(|name| name == builtin::ROOT);

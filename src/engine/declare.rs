@@ -40,6 +40,7 @@ impl ControlPlane {
         engine: &Arc<Engine>,
     ) -> Result<usize, Failure> {
         let declared = &self.declarations;
+        release_undeclared(engine, &declared.mounts).await?;
         if declared.policies.is_empty() && declared.mounts.is_empty() {
             return Ok(0);
         }
@@ -111,6 +112,23 @@ impl ControlPlane {
             .await?;
         Ok(())
     }
+}
+
+/// Lets the API change what the file declared once and does no longer.
+async fn release_undeclared(
+    engine: &Arc<Engine>,
+    declared: &[config::Mount],
+) -> Result<(), Failure> {
+    for mount in engine.mounts.all() {
+        let record = mount.record();
+        let still = |mount: &config::Mount| mount.path.trim_matches('/') == record.path;
+        if record.managed && !declared.iter().any(still) {
+            engine
+                .tune_mount(&record.path, |record| record.managed = false)
+                .await?;
+        }
+    }
+    Ok(())
 }
 
 async fn declare_mount(engine: &Arc<Engine>, mount: &config::Mount) -> Result<(), Failure> {

@@ -196,6 +196,10 @@ impl Engine {
             ttl: ends_at.duration_since(now).unwrap_or_default(),
             ends_at,
         };
+        let shorter = ends_at < record.ends_at;
+        if shorter {
+            self.leases.set_end(id, ends_at, now).await?;
+        }
         let renewed = tokio::time::timeout(
             self.settings.upstream_timeout,
             mount.backend.renew(&record.handle, terms),
@@ -208,7 +212,12 @@ impl Engine {
                 ));
             }
         }
-        let record = self.leases.set_end(id, ends_at, now).await?;
+        // The upstream may have taken until the old end, when revoking began.
+        let now = self.clock.now();
+        let record = match shorter {
+            true => self.leases.get(id).await?.ok_or(LeaseError::NotFound)?,
+            false => self.leases.set_end(id, ends_at, now).await?,
+        };
         mount.queue.expect(ends_at);
         let view = LeaseView {
             id: id.as_str().to_owned(),

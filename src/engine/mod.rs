@@ -23,6 +23,7 @@ mod system;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod unopened;
 
 pub use answer::{Answer, AuthView, Body, Failure, LeaseView, Request};
 pub use declare::Declarations;

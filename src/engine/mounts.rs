@@ -17,6 +17,7 @@ use super::passwords::Passwords;
 use super::plane::Engine;
 use super::registry;
 use super::revoke::LeaseReaper;
+use super::unopened::Unopened;
 use crate::lease::{LeaseId, Limits, Queue};
 
 const PREFIX: &str = "core/mount/";
@@ -97,6 +98,8 @@ pub struct Mount {
     pub routes: BackendRoutes,
     /// What ends its leases.
     pub queue: Arc<Queue>,
+    /// Why its backend does not open, where it does not.
+    pub(super) unopened: Option<String>,
     stop: CancellationToken,
 }
 
@@ -177,30 +180,33 @@ impl Mounts {
 }
 
 impl Engine {
-    /// Opens every stored mount. One that does not open is reported and left out: its leases stay on
-    /// the agenda for when it does.
+    /// Opens every stored mount. One that does not open keeps its place and its leases; see [`Unopened`].
     pub(super) async fn open_mounts(self: &Arc<Self>) -> Result<(), Failure> {
         for (key, entry) in self.barrier.entries(PREFIX, None, MOST_MOUNTS).await? {
             let record: MountRecord = serde_json::from_slice(entry.value.expose())
                 .map_err(|_| Failure::Internal(format!("mount record {key} is not valid")))?;
             let (path, leaving) = (record.path.clone(), record.leaving);
-            match self.open_mount(record).await {
-                Ok(mount) => self
-                    .mounts
-                    .change(|table| drop(table.insert(path.clone(), mount))),
-                Err(error) => tracing::error!(mount = path, %error, "mount does not open"),
-            }
+            let mount = match self.open_backend(&record).await {
+                Ok(backend) => self.start_mount(record, backend, None),
+                Err(error) => {
+                    tracing::error!(mount = path, %error, "mount does not open");
+                    let reason = error.to_string();
+                    let stand_in = Arc::new(Unopened::new(reason.clone()));
+                    self.start_mount(record, stand_in, Some(reason))
+                }
+            };
             if leaving {
                 tracing::warn!(
                     mount = path,
                     "mount was being disabled; disable it again to finish"
                 );
             }
+            self.mounts.change(|table| drop(table.insert(path, mount)));
         }
         Ok(())
     }
 
-    async fn open_mount(self: &Arc<Self>, record: MountRecord) -> Result<Arc<Mount>, Failure> {
+    async fn open_backend(&self, record: &MountRecord) -> Result<Arc<dyn Backend>, Failure> {
         let kind = registry::kinds()
             .iter()
             .find(|kind| kind.name == record.kind)
@@ -215,7 +221,16 @@ impl Engine {
             }),
             options: record.options.clone(),
         };
-        let backend = (kind.open)(host).await?;
+        Ok((kind.open)(host).await?)
+    }
+
+    /// A mount with its workers running.
+    fn start_mount(
+        self: &Arc<Self>,
+        record: MountRecord,
+        backend: Arc<dyn Backend>,
+        unopened: Option<String>,
+    ) -> Arc<Mount> {
         let mount = Arc::new(Mount {
             routes: Arc::clone(&backend).routes(),
             queue: Queue::new(
@@ -226,6 +241,7 @@ impl Engine {
             ),
             record: RwLock::new(Arc::new(record)),
             backend,
+            unopened,
             stop: self.stop.child_token(),
         });
         let reaper = Arc::new(LeaseReaper::new(self, &mount));
@@ -233,7 +249,7 @@ impl Engine {
             .spawn(Arc::clone(&mount.queue).run(reaper, mount.stop.clone()));
         self.workers
             .spawn(maintain(Arc::clone(&mount), Arc::clone(&self.clock)));
-        Ok(mount)
+        mount
     }
 
     /// Enables a mount.
@@ -259,11 +275,12 @@ impl Engine {
             managed: new.managed,
             leaving: false,
         };
-        let mount = self.open_mount(record.clone()).await?;
+        let backend = self.open_backend(&record).await?;
         if let Err(error) = self.store_mount(&record).await {
-            mount.stop.cancel();
+            backend.close().await;
             return Err(error);
         }
+        let mount = self.start_mount(record, backend, None);
         self.mounts
             .change(|table| drop(table.insert(path, Arc::clone(&mount))));
         Ok(mount)
@@ -287,19 +304,25 @@ impl Engine {
                 "field \"default_lease_ttl\": is longer than max_lease_ttl".into(),
             ));
         }
-        let reopen =
-            record.options != mount.record().options || record.config != mount.record().config;
-        self.store_mount(&record).await?;
-        let path = record.path.clone();
-        if reopen {
-            // What a backend was opened with has changed: open it anew, then let the old one go.
-            let fresh = self.open_mount(record).await?;
-            self.mounts.change(|table| drop(table.insert(path, fresh)));
-            mount.stop.cancel();
-            mount.backend.close().await;
-        } else {
+        let reopen = mount.unopened.is_some()
+            || record.options != mount.record().options
+            || record.config != mount.record().config;
+        if !reopen {
+            self.store_mount(&record).await?;
             mount.replace(record);
+            return Ok(());
         }
+        // What a backend was opened with has changed: open it anew, then let the old one go.
+        let backend = self.open_backend(&record).await?;
+        if let Err(error) = self.store_mount(&record).await {
+            backend.close().await;
+            return Err(error);
+        }
+        let path = record.path.clone();
+        let fresh = self.start_mount(record, backend, None);
+        self.mounts.change(|table| drop(table.insert(path, fresh)));
+        mount.stop.cancel();
+        mount.backend.close().await;
         Ok(())
     }
 
@@ -433,7 +456,12 @@ impl Engine {
 async fn maintain(mount: Arc<Mount>, clock: Arc<dyn Clock>) {
     loop {
         let now = clock.now();
-        let pause = match mount.backend.maintain(now).await {
+        // A stop interrupts it as a crash would: what it does must survive that anyway.
+        let maintained = tokio::select! {
+            () = mount.stop.cancelled() => return,
+            maintained = mount.backend.maintain(now) => maintained,
+        };
+        let pause = match maintained {
             Ok(Some(next)) => next
                 .duration_since(now)
                 .unwrap_or_default()

@@ -451,6 +451,12 @@ impl ControlPlane {
         if acl.granted(&request.path).iter().next().is_none() {
             return Failure::Denied;
         }
+        // Not a 404: who asks for a secret would take it for deleted.
+        if let Some((mount, _)) = engine.mounts.find(&request.path)
+            && let Some(reason) = &mount.unopened
+        {
+            return Failure::Unavailable(format!("the mount does not open: {reason}"));
+        }
         match others {
             Some(others) => {
                 let names: Vec<&str> = others.into_iter().map(verb).collect();

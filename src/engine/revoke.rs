@@ -191,9 +191,9 @@ impl Engine {
     /// Revokes a token and, by `removal`, all below it: first none of them opens anything any more, then
     /// their leases are put on the agenda, then they are forgotten.
     pub async fn revoke_token(&self, id: &TokenId, removal: Removal) -> Result<(), Failure> {
-        if !self.tokens.mark_revoked(id).await? {
+        let Some(removal) = self.tokens.mark_revoked(id, removal).await? else {
             return Ok(());
-        }
+        };
         let mut tree = vec![id.clone()];
         let mut next = 0;
         while let Some(parent) = tree.get(next).cloned() {
@@ -209,8 +209,14 @@ impl Engine {
                     match removal {
                         Removal::OrphanChildren => self.tokens.orphan(&parent, &child).await?,
                         Removal::WithChildren => {
-                            self.tokens.mark_revoked(&child).await?;
-                            tree.push(child);
+                            let marked = self.tokens.mark_revoked(&child, removal).await?;
+                            match marked {
+                                // Whoever revokes it alone gives its children away.
+                                Some(Removal::OrphanChildren) => {
+                                    Box::pin(self.revoke_token(&child, removal)).await?;
+                                }
+                                Some(Removal::WithChildren) | None => tree.push(child),
+                            }
                         }
                     }
                 }

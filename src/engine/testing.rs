@@ -148,6 +148,8 @@ pub(crate) struct Upstream {
     gate: Mutex<Option<Arc<Semaphore>>>,
     /// `issue` calls that wait at the gate.
     pub(crate) waiting: AtomicUsize,
+    /// Whether a backend over it opens.
+    broken: AtomicBool,
     /// Revocations of these names panic.
     pub(crate) panics: Mutex<BTreeSet<String>>,
 }
@@ -169,6 +171,10 @@ impl Upstream {
 
     pub(crate) fn set_mood(&self, mood: Mood) {
         self.state().mood = mood;
+    }
+
+    pub(crate) fn set_broken(&self, broken: bool) {
+        self.broken.store(broken, Ordering::SeqCst);
     }
 
     /// Names of the credentials that open something.
@@ -246,15 +252,15 @@ pub(super) const KIND: BackendKind = BackendKind {
 
 fn open(host: Host) -> Result<Arc<dyn Backend>, BackendError> {
     let name = host.options.get("upstream").cloned().unwrap_or_default();
-    if name == "broken" {
-        return Err(BackendError::InvalidRole("told not to open".into()));
-    }
     let upstream = UPSTREAMS
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .entry(name)
         .or_default()
         .clone();
+    if upstream.broken.load(Ordering::SeqCst) {
+        return Err(BackendError::InvalidRole("told not to open".into()));
+    }
     Ok(Arc::new(Fake { upstream, host }))
 }
 

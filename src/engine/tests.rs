@@ -5,3 +5,5 @@
 
 mod leases;
 mod pipeline;
+mod tokens;
+mod mounts;

@@ -78,6 +78,9 @@ pub struct TokenRecord {
     /// Revocation has begun: it opens nothing any more.
     #[serde(default)]
     pub revoked: bool,
+    /// What becomes of its children, once revocation has begun.
+    #[serde(default)]
+    pub removal: Removal,
 }
 
 /// What a new token shall be. Instants are final: the caller has applied every limit.
@@ -137,9 +140,10 @@ pub enum TokenError {
 }
 
 /// What is to be done about the children when a token goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Removal {
     /// They go too.
+    #[default]
     WithChildren,
     /// They become orphans.
     OrphanChildren,
@@ -211,6 +215,7 @@ impl Tokens {
             renewed_at: None,
             entity_id: new.entity_id,
             revoked: false,
+            removal: Removal::default(),
         };
         if new.kind == TokenKind::Batch {
             let text = self.batch_key.seal(&record, &*self.entropy)?;
@@ -230,26 +235,7 @@ impl Tokens {
             (id, text)
         };
         record.hash = hex::encode(self.hash(text.expose()));
-        let mut batch = Batch::new().expect(record_key(&id), None);
-        batch = put(batch, &id, &record)?;
-        if let Some(parent) = &record.parent {
-            // The parent may be revoked between the caller's check and this write: tie both together.
-            let (parent_record, revision) = self.load(parent).await?.ok_or(TokenError::NotFound)?;
-            if parent_record.revoked {
-                return Err(TokenError::NotFound);
-            }
-            batch = batch.expect(record_key(parent), Some(revision)).put(
-                format!("{}{}", child_prefix(parent), id.as_str()),
-                Secret::new([]),
-            );
-        }
-        if let Some(at) = record.ends_at {
-            batch = batch.put(agenda::key(Self::QUEUE, at, id.as_str()), Secret::new([]));
-        }
-        match self.barrier.apply(batch).await {
-            Err(StorageError::Conflict) => return Err(TokenError::Exists),
-            other => drop(other?),
-        }
+        self.insert(&id, &record).await?;
         Ok((
             text,
             Principal {
@@ -257,6 +243,37 @@ impl Tokens {
                 record: Arc::new(record),
             },
         ))
+    }
+
+    /// Writes a new record with its place in the tree and on the agenda, while its parent is alive.
+    async fn insert(&self, id: &TokenId, record: &TokenRecord) -> Result<(), TokenError> {
+        for _ in 0..RACES {
+            let mut batch = put(Batch::new().expect(record_key(id), None), id, record)?;
+            if let Some(parent) = &record.parent {
+                // The parent may be revoked between the caller's check and this write: tie both together.
+                let (parent_record, revision) =
+                    self.load(parent).await?.ok_or(TokenError::NotFound)?;
+                if parent_record.revoked {
+                    return Err(TokenError::NotFound);
+                }
+                batch = batch.expect(record_key(parent), Some(revision)).put(
+                    format!("{}{}", child_prefix(parent), id.as_str()),
+                    Secret::new([]),
+                );
+            }
+            if let Some(at) = record.ends_at {
+                batch = batch.put(agenda::key(Self::QUEUE, at, id.as_str()), Secret::new([]));
+            }
+            match self.barrier.apply(batch).await {
+                Err(StorageError::Conflict) if self.load(id).await?.is_some() => {
+                    return Err(TokenError::Exists);
+                }
+                // The parent was renewed, or one of its uses counted.
+                Err(StorageError::Conflict) => {}
+                other => return Ok(other.map(drop)?),
+            }
+        }
+        Err(StorageError::Conflict.into())
     }
 
     /// The principal that a presented token stands for, or `None` where it is unknown, wrong, ended
@@ -307,7 +324,8 @@ impl Tokens {
         let (Some(id), Some(_)) = (&principal.token, principal.record.uses_left) else {
             return Ok(Spent::Unlimited);
         };
-        for _ in 0..RACES {
+        // Each race that is lost is a use that another request counted, or a renewal.
+        loop {
             let Some((mut record, revision)) = self.load(id).await? else {
                 return Ok(Spent::Refused);
             };
@@ -324,7 +342,6 @@ impl Tokens {
                 });
             }
         }
-        Err(StorageError::Conflict.into())
     }
 
     /// The record of a token that has one.
@@ -340,7 +357,8 @@ impl Tokens {
     ) -> Result<TokenRecord, TokenError> {
         for _ in 0..RACES {
             let (mut record, revision) = self.load(id).await?.ok_or(TokenError::NotFound)?;
-            if record.revoked {
+            // One that has ended is not brought back: the worker may be revoking it.
+            if !alive(&record, self.clock.now()) {
                 return Err(TokenError::NotFound);
             }
             let mut batch = Batch::new();
@@ -360,15 +378,19 @@ impl Tokens {
         Err(StorageError::Conflict.into())
     }
 
-    /// The first, durable step of revoking: from here on the token opens nothing. `false` where there
-    /// is no such token.
-    pub async fn mark_revoked(&self, id: &TokenId) -> Result<bool, TokenError> {
+    /// The first, durable step of revoking: from here on the token opens nothing. Gives what becomes of
+    /// its children, which the first to revoke decides; `None` where there is no such token.
+    pub async fn mark_revoked(
+        &self,
+        id: &TokenId,
+        removal: Removal,
+    ) -> Result<Option<Removal>, TokenError> {
         for _ in 0..RACES {
             let Some((mut record, revision)) = self.load(id).await? else {
-                return Ok(false);
+                return Ok(None);
             };
             if record.revoked {
-                return Ok(true);
+                return Ok(Some(record.removal));
             }
             let now = self.clock.now();
             let mut batch = Batch::new();
@@ -376,10 +398,11 @@ impl Tokens {
                 batch = batch.delete(agenda::key(Self::QUEUE, old, id.as_str()));
             }
             record.revoked = true;
+            record.removal = removal;
             record.ends_at = Some(now);
             batch = batch.put(agenda::key(Self::QUEUE, now, id.as_str()), Secret::new([]));
             if self.replace(id, &record, revision, batch).await? {
-                return Ok(true);
+                return Ok(Some(removal));
             }
         }
         Err(StorageError::Conflict.into())

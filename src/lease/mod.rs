@@ -9,4 +9,4 @@ mod ttl;
 
 pub use expiry::{Queue, QueueHealth, Reaped, Reaper};
 pub use store::{LeaseError, LeaseId, LeaseRecord, Leases, NewLease, Trouble};
-pub use ttl::{Limits, clamp, renewed_end};
+pub use ttl::{LONGEST, Limits, clamp, renewed_end};

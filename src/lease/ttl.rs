@@ -13,6 +13,14 @@ pub struct Limits {
     pub max: Duration,
 }
 
+/// Longer than anything lasts, and short enough that every instant reached by it can be written.
+pub const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// `ttl` after `now`; a hundred years at most, so that no wish of a caller overflows.
+pub fn end_of(now: SystemTime, ttl: Duration) -> SystemTime {
+    now + ttl.min(LONGEST)
+}
+
 /// The first period of a lease and the most it can come to with renewals.
 pub fn clamp(wish: TtlWish, limits: Limits) -> (Duration, Duration) {
     let some = |ttl: Option<Duration>| ttl.filter(|ttl| !ttl.is_zero());
@@ -20,7 +28,7 @@ pub fn clamp(wish: TtlWish, limits: Limits) -> (Duration, Duration) {
     let ttl = some(wish.asked)
         .or(some(wish.default))
         .unwrap_or(limits.default);
-    (ttl.min(max), max)
+    (ttl.min(max).min(LONGEST), max.min(LONGEST))
 }
 
 /// When a lease ends that is renewed now by `increment`, never beyond `max_ends_at`.
@@ -29,13 +37,34 @@ pub fn renewed_end(
     increment: Duration,
     max_ends_at: Option<SystemTime>,
 ) -> SystemTime {
-    let end = now + increment;
+    let end = end_of(now, increment);
     max_ends_at.map_or(end, |max| end.min(max))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_wish_overflows() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let limits = Limits {
+            default: Duration::from_secs(60),
+            max: Duration::MAX,
+        };
+        let wish = TtlWish {
+            asked: Some(Duration::MAX),
+            ..TtlWish::default()
+        };
+        let (ttl, max) = clamp(wish, limits);
+        assert_eq!(
+            (now + ttl, now + max),
+            (end_of(now, LONGEST), now + LONGEST)
+        );
+        assert_eq!(renewed_end(now, Duration::MAX, None), now + LONGEST);
+        let soon = now + Duration::from_secs(1);
+        assert_eq!(renewed_end(now, Duration::MAX, Some(soon)), soon);
+    }
 
     #[test]
     fn the_least_cap_wins_and_zero_is_no_opinion() {

@@ -91,7 +91,7 @@ async fn a_lost_answer_is_revoked_also_where_the_upstream_is_late() {
     let world = World::new().await;
     world.upstream.set_mood(Mood::Mute);
     assert!(world.issue(Some(&world.root), "fake", 600).await.is_err());
-    assert_eq!(world.upstream.live().len(), 1);
+    assert_eq!(world.upstream.ever().len(), 1);
     world.upstream.set_mood(Mood::Well);
     world.clock.advance(MADE);
     world.settled().await;

@@ -472,7 +472,11 @@ async fn no_audit_line_and_no_error_quotes_what_a_body_holds() {
         || json!([CANARY]),
         || json!({ "k": CANARY, "nested": { "k": [CANARY] } }),
     ];
-    for (operation, path, _, fields) in endpoints(&world) {
+    for (operation, path, _, mut fields) in endpoints(&world) {
+        // Names of policies are no secrets: the record of a new token names them.
+        if path.starts_with("auth/token/create") {
+            fields.retain(|field| field != "policies");
+        }
         // These would end the world.
         if ["sys/seal", "sys/init"].contains(&path.as_str()) {
             continue;
