@@ -24,20 +24,18 @@ if [ $# -gt 0 ]; then targets=("$@"); else mapfile -t targets < <(cargo fuzz lis
 
 run() {
   local target=$1 seconds=$2 work=$3 log=$3/$1.log
-  local dictionary=()
-  if [ -f "testdata/fuzz/$target.dict" ]; then dictionary=("-dict=testdata/fuzz/$target.dict"); fi
   mkdir -p "$work/$target" "fuzz/artifacts/$target"
   # What is found goes to the first folder; the second holds the seeds.
   if RUST_BACKTRACE=0 TMPDIR=$work cargo fuzz run "$target" "$work/$target" "testdata/fuzz/$target" -- \
     -max_total_time="$seconds" -max_len=4096 -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 \
-    -verbosity=1 "${dictionary[@]}" >"$log" 2>&1; then
+    >"$log" 2>&1; then
     local runs coverage
     runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
     coverage=$(sed -n 's/.* cov: \([0-9]*\) .*/\1/p' "$log" | tail -1)
     echo "$target: ok, $runs runs in $seconds s, $coverage edges covered"
   else
     echo "$target: CRASHED"
-    grep -v '^#[0-9]* ' "$log" | tail -40
+    grep -vE '^( *#[0-9]+ |$)' "$log" | tail -30
     return 1
   fi
 }

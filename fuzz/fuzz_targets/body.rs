@@ -88,6 +88,9 @@ fuzz_target!(|input: &[u8]| {
     };
     if let Err(error) = Body::new(fields).decode::<Everything>() {
         let shown = format!("{error} {error:?}");
-        assert!(!shown.contains(TEXT) && !shown.contains(&NUMBER.to_string()), "{shown}");
+        assert!(
+            !shown.contains(TEXT) && !shown.contains(&NUMBER.to_string()),
+            "{shown}"
+        );
     }
 });

@@ -7,14 +7,22 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 
-#[allow(dead_code, unused_imports, reason = "only the public part of the module is used here")]
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "only the public part of the module is used here"
+)]
 #[path = "../../src/config/mod.rs"]
 mod config;
 
 /// A file of this process, in memory where the system has such a place.
 static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
     let memory = PathBuf::from("/dev/shm");
-    let base = if memory.is_dir() { memory } else { std::env::temp_dir() };
+    let base = if memory.is_dir() {
+        memory
+    } else {
+        std::env::temp_dir()
+    };
     let folder = base.join(format!("daypass-fuzz-{}", std::process::id()));
     fs::create_dir_all(&folder).expect("a folder for the file");
     folder.join("daypass.toml")

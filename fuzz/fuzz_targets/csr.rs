@@ -7,7 +7,10 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|input: &[u8]| {
     if let Ok(csr) = Csr::from_pem_or_der(input) {
         assert_eq!(Csr::from_pem_or_der(csr.der()).as_ref(), Ok(&csr));
-        assert_eq!(Csr::from_pem_or_der(csr.pem().as_bytes()).as_ref(), Ok(&csr));
+        assert_eq!(
+            Csr::from_pem_or_der(csr.pem().as_bytes()).as_ref(),
+            Ok(&csr)
+        );
         drop(csr.subject.common_name());
     }
     if let Ok(certificate) = Certificate::from_pem_or_der(input) {

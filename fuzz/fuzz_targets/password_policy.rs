@@ -4,7 +4,11 @@
 use daypass_contract::Entropy;
 use libfuzzer_sys::fuzz_target;
 
-#[allow(dead_code, unused_imports, reason = "only the public part of the module is used here")]
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "only the public part of the module is used here"
+)]
 #[path = "../../src/policy/mod.rs"]
 mod policy;
 

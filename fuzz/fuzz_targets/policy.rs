@@ -6,7 +6,11 @@ use std::sync::Arc;
 use libfuzzer_sys::fuzz_target;
 use serde_json::json;
 
-#[allow(dead_code, unused_imports, reason = "only the public part of the module is used here")]
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "only the public part of the module is used here"
+)]
 #[path = "../../src/policy/mod.rs"]
 mod policy;
 
@@ -17,7 +21,8 @@ fuzz_target!(|text: &str| {
         return;
     };
     let printed: String = read.rules().iter().map(ToString::to_string).collect();
-    let again = Policy::parse("fuzz", &printed).unwrap_or_else(|error| panic!("{error}: {printed}"));
+    let again =
+        Policy::parse("fuzz", &printed).unwrap_or_else(|error| panic!("{error}: {printed}"));
     assert_eq!(again.rules(), read.rules(), "{printed}");
 
     // Alone and together with itself as another policy: the same, as rules of one pattern are one.
@@ -27,7 +32,11 @@ fuzz_target!(|text: &str| {
     let fields = json!({ "ttl": "1h", "policies": ["a", 1, null, { "b": true }] });
     for rule in read.rules().iter().take(16) {
         let matching = rule.pattern.as_str().replace('+', "x").replace('*', "y/z");
-        for path in [matching.clone(), format!("{matching}/"), format!("/{matching}//")] {
+        for path in [
+            matching.clone(),
+            format!("{matching}/"),
+            format!("/{matching}//"),
+        ] {
             for capability in Capability::ALL {
                 let ask = Ask {
                     path: &path,

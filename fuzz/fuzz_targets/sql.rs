@@ -19,12 +19,19 @@ fuzz_target!(|text: &str| {
         return;
     };
     let counts = [PLAIN, NASTY].map(|value| {
-        let values = Values { name: value, password: value, expiration: value };
-        let sql = parsed.render(&values).ok()?;
-        // Read again, what was rendered is as many statements as before.
+        let values = Values {
+            name: value,
+            password: value,
+            expiration: value,
+        };
+        // Read again, what was rendered is as many statements as before. Braces that stay, or that come to
+        // stand beside each other, are text by now.
+        let sql = parsed.render(&values).ok()?.replace("{{", "((");
         let again = Statements::parse("creation_statements", &[sql.clone()], &ALL)
             .unwrap_or_else(|error| panic!("{error}: {sql}"));
-        let again = again.render(&values).unwrap_or_else(|error| panic!("{error}: {sql}"));
+        let again = again
+            .render(&values)
+            .unwrap_or_else(|error| panic!("{error}: {sql}"));
         Some(again.matches("\n;\n").count())
     });
     // Where no quoting would be right, rendering refuses.

@@ -18,7 +18,10 @@ struct Given<'a>(&'a [u8]);
 impl Entropy for Given<'_> {
     fn fill(&self, target: &mut [u8]) {
         let bytes = self.0.iter().cycle().chain(std::iter::repeat(&0));
-        target.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        target
+            .iter_mut()
+            .zip(bytes)
+            .for_each(|(to, from)| *to = *from);
     }
 }
 
@@ -33,14 +36,20 @@ fuzz_target!(|input: &[u8]| {
             assert_eq!(accessor.id().accessor(), accessor);
         }
     }
-    let millis = input.iter().fold(0_u64, |sum, byte| sum.wrapping_mul(31) ^ u64::from(*byte));
+    let millis = input
+        .iter()
+        .fold(0_u64, |sum, byte| sum.wrapping_mul(31) ^ u64::from(*byte));
     let id = TokenId::new(UNIX_EPOCH + Duration::from_millis(millis), &Given(input));
     let secret = TokenText::generate(&id, &Given(input));
     let text = secret.expose_str().expect("a token is text");
     assert!(matches!(TokenText::parse(text), TokenText::Service(found) if found == id));
     // One character changed, wherever: no longer a token.
     let at = 4 + usize::try_from(millis % 54).unwrap_or(0);
-    let other = if text.as_bytes()[at] == b'A' { "B" } else { "A" };
+    let other = if text.as_bytes()[at] == b'A' {
+        "B"
+    } else {
+        "A"
+    };
     let mut altered = text.to_owned();
     altered.replace_range(at..=at, other);
     assert!(matches!(TokenText::parse(&altered), TokenText::Chosen));

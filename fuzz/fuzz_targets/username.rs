@@ -35,6 +35,9 @@ fuzz_target!(|text: &str| {
     drop(template.must_be_unpredictable(&context));
     if let Ok(name) = template.render(&context, 63) {
         let safe = |c: char| c.is_ascii_alphanumeric() || "_-.@".contains(c);
-        assert!(!name.is_empty() && name.len() <= 63 && name.chars().all(safe), "{name}");
+        assert!(
+            !name.is_empty() && name.len() <= 63 && name.chars().all(safe),
+            "{name}"
+        );
     }
 });
