@@ -63,6 +63,14 @@ pub(crate) struct Issued {
     not_before: u64,
 }
 
+impl Issued {
+    /// The chain of a new CA begins with itself: it is what its holder serves.
+    pub(crate) fn of_ca(mut self, form: Form, certificate: &Certificate) -> Self {
+        self.ca_chain.insert(0, form.certificate(certificate));
+        self
+    }
+}
+
 /// How to answer.
 #[derive(Clone, Copy)]
 pub(crate) struct Form {
@@ -111,11 +119,6 @@ impl Form {
         }
     }
 
-    /// DER as it is answered.
-    pub(crate) fn base64(self, der: &[u8]) -> String {
-        STANDARD.encode(der)
-    }
-
     /// A private key in this form.
     pub(crate) fn key(self, key: &KeyPair) -> Result<Secret, BackendError> {
         let (label, der) = match self.key_format {
@@ -153,6 +156,7 @@ fn bundle(
 }
 
 /// [`reveal`] for a secret that may be absent.
+#[expect(clippy::ref_option, reason = "serde calls it with the field as it is")]
 pub(crate) fn reveal_some<S: Serializer>(
     secret: &Option<Secret>,
     serializer: S,

@@ -22,9 +22,9 @@ use serde::{Deserialize, Serialize};
 use crate::Pki;
 use crate::answer::{Form, Format, Issued, KeyFormat};
 use crate::error::{in_field, in_request};
-use crate::records::StoredCertificate;
+use crate::records::{StoredCertificate, record_key};
 use crate::role::{self, Role};
-use crate::state::{LoadedIssuer, Snapshot};
+use crate::state::LoadedIssuer;
 use crate::subject::{self, Asked};
 use crate::validity;
 
@@ -77,14 +77,14 @@ pub(crate) struct LeafRequest {
 /// Enough to revoke a certificate: whose it is and which.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct LeasedCertificate {
-    pub(crate) issuer: String,
+    /// See [`crate::state::ca_of`].
+    pub(crate) ca: String,
     /// Hexadecimal octets with colons.
     pub(crate) serial: String,
 }
 
 /// What is left to do once it is certain that a certificate may be issued.
 struct Order {
-    snapshot: Arc<Snapshot>,
     issuer: Arc<LoadedIssuer>,
     /// Everything but the validity, which the lease may shorten.
     profile: Profile,
@@ -104,10 +104,14 @@ pub(crate) async fn issue(
 ) -> Result<Planned<Issued>, BackendError> {
     let role = required_role(&pki, &request).await?;
     request.refuse_unsupported()?;
+    request.refuse_issuer()?;
     let algorithm = role.algorithm()?;
     let profile = profile(&role, &request, None)?;
-    let issuer = pki.mount.snapshot().await?;
-    issuer.issuer(&role.issuer_ref)?.signer()?;
+    if algorithm.is_slow_to_generate() {
+        // Before a core works for a second in vain; `plan` looks again at what has changed since.
+        let snapshot = pki.mount.snapshot().await?;
+        snapshot.issuer(&role.issuer_ref)?.signer()?;
+    }
     let key = pki.keygen.generate(algorithm).await?;
     let public_key = key.public().clone();
     plan(pki, call, request, &role, (profile, public_key, Some(key))).await
@@ -121,6 +125,7 @@ pub(crate) async fn sign(
 ) -> Result<Planned<Issued>, BackendError> {
     let role = required_role(&pki, &request).await?;
     request.refuse_unsupported()?;
+    request.refuse_issuer()?;
     let csr = request.csr()?;
     check_key(&role, &csr.public_key)?;
     let profile = profile(&role, &request, Some(&csr))?;
@@ -145,10 +150,10 @@ pub(crate) async fn sign_verbatim(
             "the role issues X.509-SVIDs only, which are not signed verbatim: use the sign endpoint".into(),
         ));
     }
-    if !request.issuer_ref.is_empty() {
-        if !request.role.is_empty() {
-            return Err(BackendError::field("issuer_ref", "is decided by the role"));
-        }
+    request.refuse_unsupported()?;
+    if !request.role.is_empty() {
+        request.refuse_issuer()?;
+    } else if !request.issuer_ref.is_empty() {
         role.issuer_ref.clone_from(&request.issuer_ref);
     }
     let csr = request.csr()?;
@@ -188,10 +193,14 @@ impl LeafRequest {
         Csr::from_pem_or_der(self.csr.as_bytes()).map_err(in_field("csr"))
     }
 
-    fn refuse_unsupported(&self) -> Result<(), BackendError> {
-        if !self.issuer_ref.is_empty() {
-            return Err(BackendError::field("issuer_ref", "is decided by the role"));
+    fn refuse_issuer(&self) -> Result<(), BackendError> {
+        if self.issuer_ref.is_empty() {
+            return Ok(());
         }
+        Err(BackendError::field("issuer_ref", "is decided by the role"))
+    }
+
+    fn refuse_unsupported(&self) -> Result<(), BackendError> {
         for (field, values) in [
             ("other_sans", &self.other_sans),
             ("user_ids", &self.user_ids),
@@ -289,17 +298,18 @@ async fn plan(
             remove_roots_from_chain: request.remove_roots_from_chain,
         },
         store: !role.no_store,
-        snapshot,
         issuer,
     };
     if role.generate_lease {
         let wish = validity::leased(now, wish, &*system, &order.issuer)?;
         let handle = Handle::encode(&LeasedCertificate {
-            issuer: order.issuer.id.clone(),
+            ca: order.issuer.ca.clone(),
             serial: order.serial.to_string(),
         })?;
         let issue = move |terms: daypass_contract::Terms| async move {
-            let issued = order.carry_out(&pki, terms.ends_at).await?;
+            // The lease is reckoned from a later moment than the plan was.
+            let last = order.issuer.certificate.validity().not_after();
+            let issued = order.carry_out(&pki, terms.ends_at.min(last)).await?;
             Ok(Credential {
                 data: Json::of(&issued)?,
                 warnings: Vec::new(),
@@ -320,19 +330,17 @@ async fn plan(
 impl Order {
     /// Signs, makes the record durable, and answers.
     async fn carry_out(mut self, pki: &Pki, end: SystemTime) -> Result<Issued, BackendError> {
-        let end = validity::within(&self.issuer, end)?;
         self.profile.validity = Validity::between(self.not_before, end);
         let signer = self.issuer.signer()?;
         let certificate: Certificate = signer
             .sign(&self.profile, &self.public_key, &self.serial)
             .map_err(in_request)?;
         if self.store {
-            let (key, record) = StoredCertificate::of(&certificate, &self.issuer.id);
-            pki.store()
-                .apply(Batch::new().put_json(key, &record)?)
-                .await?;
+            let issuer = &self.issuer;
+            let stored = StoredCertificate::of(&certificate, &issuer.id, &issuer.ca);
+            let batch = Batch::new().put_json(record_key(&self.serial), &stored)?;
+            pki.store().apply(batch).await?;
         }
-        drop(self.snapshot);
         self.form
             .issued(&certificate, &self.issuer, self.key.as_ref())
     }

@@ -11,13 +11,18 @@
 //!   of the issuers it has loaded.
 
 mod answer;
+mod ca;
+mod config;
+mod crl;
 mod error;
+mod import;
 mod issue;
 mod issuers;
 mod keygen;
 mod list;
 mod merge;
 mod names;
+mod public;
 mod records;
 mod revocation;
 mod role;
@@ -32,7 +37,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use daypass_certs::Serial;
+use daypass_certs::{Certificate, Serial};
 use daypass_contract::{
     Backend, BackendError, BackendRoutes, Handle, Host, Presence, Revocability, Revocation, Store,
     async_trait,
@@ -41,14 +46,15 @@ use daypass_contract::{
 use crate::issue::LeasedCertificate;
 use crate::keygen::Keygen;
 use crate::records::StoredCertificate;
-use crate::revocation::{Revocations, RevokedRecord};
+use crate::revocation::RevokedRecord;
 use crate::state::Mount;
 
 /// A mount that issues certificates.
 pub struct Pki {
     mount: Mount,
     keygen: Keygen,
-    revocations: Revocations,
+    /// See [`crl::Known`].
+    known: crl::Known,
 }
 
 /// Opens a mount, and reads its issuers so that damage shows at once.
@@ -59,7 +65,7 @@ pub async fn open(host: Host) -> Result<Arc<Pki>, BackendError> {
     let pki = Pki {
         mount: Mount::new(host),
         keygen: Keygen::new(),
-        revocations: Revocations::default(),
+        known: crl::Known::default(),
     };
     pki.mount.snapshot().await?;
     Ok(Arc::new(pki))
@@ -70,19 +76,18 @@ impl Pki {
         &*self.mount.host.store
     }
 
-    /// The stored certificate of a lease, unless it was revoked or has ended.
-    async fn current(
+    /// The stored certificate of a lease, unless it was never issued or has ended.
+    async fn unexpired(
         &self,
         leased: &LeasedCertificate,
-    ) -> Result<Option<daypass_certs::Certificate>, BackendError> {
+    ) -> Result<Option<Certificate>, BackendError> {
         let serial: Serial = leased.serial.parse().map_err(error::internal)?;
         let Some(stored) = StoredCertificate::load(self.store(), &serial).await? else {
             return Ok(None);
         };
         let certificate = stored.certificate()?;
         let ended = certificate.validity().not_after() < self.mount.host.clock.now();
-        let revoked = RevokedRecord::load(self.store(), &leased.issuer, &serial).await?;
-        Ok((!ended && revoked.is_none()).then_some(certificate))
+        Ok((!ended).then_some(certificate))
     }
 }
 
@@ -100,31 +105,29 @@ impl Backend for Pki {
         }
     }
 
-    async fn exists(&self, path: &str) -> Result<bool, BackendError> {
-        match path.strip_prefix("roles/") {
-            Some(name) => Ok(role::load(self.store(), name).await?.is_some()),
-            None => Ok(true),
-        }
-    }
-
     async fn revoke(&self, handle: &Handle) -> Result<Revocation, BackendError> {
         let leased: LeasedCertificate = handle.decode()?;
-        let Some(certificate) = self.current(&leased).await? else {
+        let Some(certificate) = self.unexpired(&leased).await? else {
             return Ok(Revocation::AlreadyGone);
         };
         let now = self.mount.host.clock.now();
-        let (_, how) = revocation::revoke(self, &leased.issuer, &certificate, now).await?;
+        let (_, how) = revocation::revoke(self.store(), &leased.ca, &certificate, now).await?;
         Ok(how)
     }
 
     async fn verify(&self, handle: &Handle) -> Result<Presence, BackendError> {
-        Ok(match self.current(&handle.decode()?).await? {
-            Some(_) => Presence::Present,
-            None => Presence::Absent,
+        let leased: LeasedCertificate = handle.decode()?;
+        let Some(certificate) = self.unexpired(&leased).await? else {
+            return Ok(Presence::Absent);
+        };
+        let revoked = RevokedRecord::load(self.store(), &leased.ca, certificate.serial()).await?;
+        Ok(match revoked {
+            Some(_) => Presence::Absent,
+            None => Presence::Present,
         })
     }
 
     async fn maintain(&self, now: SystemTime) -> Result<Option<SystemTime>, BackendError> {
-        revocation::maintain(self, now).await.map(Some)
+        crl::maintain(self, now).await.map(Some)
     }
 }

@@ -27,16 +27,18 @@ pub(crate) struct StoredCertificate {
     pub(crate) certificate: String,
     /// The id of its issuer.
     pub(crate) issuer: String,
+    /// The CA whose key signed it, see [`crate::state::ca_of`]; it outlives the issuer.
+    pub(crate) ca: String,
 }
 
 impl StoredCertificate {
-    /// The record and its key.
-    pub(crate) fn of(certificate: &Certificate, issuer: &str) -> (String, Self) {
-        let record = Self {
+    /// The record of what the issuer with this id signed, by the key `ca`.
+    pub(crate) fn of(certificate: &Certificate, issuer: &str, ca: &str) -> Self {
+        Self {
             certificate: certificate.pem(),
             issuer: issuer.to_owned(),
-        };
-        (record_key(certificate.serial()), record)
+            ca: ca.to_owned(),
+        }
     }
 
     /// What was stored under this serial number.
@@ -56,7 +58,8 @@ impl StoredCertificate {
     }
 }
 
-fn record_key(serial: &Serial) -> String {
+/// Where the certificate with this serial number is stored.
+pub(crate) fn record_key(serial: &Serial) -> String {
     format!("certs/{}", name_of(serial))
 }
 
@@ -119,7 +122,7 @@ pub(crate) async fn read(
     };
     let stored = StoredCertificate::load(pki.store(), &serial).await?;
     let stored = stored.ok_or(BackendError::NotFound)?;
-    let revoked = RevokedRecord::load(pki.store(), &stored.issuer, &serial).await?;
+    let revoked = RevokedRecord::load(pki.store(), &stored.ca, &serial).await?;
     let mut view = CertificateView::of(stored.certificate);
     view.issuer_id = Some(stored.issuer);
     if let Some(revoked) = revoked {
@@ -195,7 +198,7 @@ pub(crate) async fn tidy(
         .ok_or_else(|| BackendError::field("safety_buffer", "is too long"))?;
     // Revocations first: a certificate without its record could not be shown as revoked.
     let revoked = if request.tidy_revoked_certs {
-        revocation::tidy(&pki, before, call.now).await?
+        revocation::tidy(pki.store(), before).await?
     } else {
         0
     };

@@ -304,12 +304,18 @@ impl Role {
         })
     }
 
+    /// Zero is how the Vault API writes a duration that is not set.
+    fn settled(mut self) -> Self {
+        self.ttl = self.ttl.filter(|ttl| !ttl.is_zero());
+        self.max_ttl = self.max_ttl.filter(|ttl| !ttl.is_zero());
+        self
+    }
+
     /// Refuses what cannot be honoured; settles what follows from other fields.
     fn validated(mut self) -> Result<(Self, Vec<String>), BackendError> {
         let mut warnings = Vec::new();
         self.refuse_unsupported()?;
-        self.ttl = self.ttl.filter(|ttl| !ttl.is_zero());
-        self.max_ttl = self.max_ttl.filter(|ttl| !ttl.is_zero());
+        self = self.settled();
         if let (Some(ttl), Some(max_ttl)) = (self.ttl, self.max_ttl)
             && ttl > max_ttl
         {
@@ -323,6 +329,10 @@ impl Role {
         }
         if !self.not_after.is_empty() {
             crate::validity::parse_instant("not_after", &self.not_after)?;
+            if self.ttl.is_some() {
+                let problem = "cannot be set together with ttl";
+                return Err(BackendError::field("not_after", problem));
+            }
         }
         if self.key_type == "any" {
             self.key_bits = 0;
@@ -353,8 +363,8 @@ impl Role {
         }
         if self.generate_lease {
             warnings.push(
-                "every certificate of this role gets a lease, and the end of the lease an entry in the CRL; \
-                 with a short ttl neither is needed"
+                "every certificate of this role gets a lease, and an entry in the CRL where the lease is revoked \
+                 before its end; with a short ttl neither is needed"
                     .into(),
             );
         }
@@ -534,7 +544,7 @@ fn record(name: &str) -> Result<String, BackendError> {
 /// The stored role of that name.
 pub(crate) async fn load(store: &dyn Store, name: &str) -> Result<Option<Role>, BackendError> {
     match store.get(&record(name)?).await? {
-        Some(entry) => entry.decode().map(Some),
+        Some(entry) => Ok(Some(entry.decode::<Role>()?.settled())),
         None => Ok(None),
     }
 }

@@ -4,22 +4,23 @@ use std::sync::Arc;
 
 use daypass_contract::{Access, BackendRoutes, Call, Effect, NoFields, Operation};
 
-use crate::issuers::{self, ByIssuer, Public};
-use crate::{Pki, issue, records, revocation, role};
+use crate::issuers::{self, ByIssuer};
+use crate::public::{self, Public};
+use crate::{Pki, ca, config, crl, import, issue, records, revocation, role};
 
 use Operation::{Delete, List, Patch, Read, Write};
 
 /// An endpoint that serves something public of the default issuer, or of the one in the path.
 macro_rules! public {
     ($routes:ident, $pki:ident, $pattern:literal, $summary:expr, $what:expr) => {
-        let serve = |pki: Arc<Pki>, _: Call, _: NoFields| async move {
-            issuers::public(&pki, "default", $what).await
+        let serve = |pki: Arc<Pki>, call: Call, _: NoFields| async move {
+            public::public(&pki, call.now, "default", $what).await
         };
         $routes.answer($pki, Read, $pattern, $summary, serve).access = Access::Anyone;
     };
     ($routes:ident, $pki:ident, of $pattern:literal, $summary:expr, $what:expr) => {
-        let serve = |pki: Arc<Pki>, _: Call, request: ByIssuer| async move {
-            issuers::public(&pki, &request.issuer_ref, $what).await
+        let serve = |pki: Arc<Pki>, call: Call, request: ByIssuer| async move {
+            public::public(&pki, call.now, &request.issuer_ref, $what).await
         };
         $routes.answer($pki, Read, $pattern, $summary, serve).access = Access::Anyone;
     };
@@ -87,13 +88,13 @@ pub(crate) fn routes(pki: &Arc<Pki>) -> BackendRoutes {
     r.answer(pki, Read, "cert/{serial}", summary, records::read)
         .access = Access::Anyone;
     let summary = "Reads the default issuer's certificate.";
-    r.answer(pki, Read, "cert/ca", summary, issuers::read_ca)
+    r.answer(pki, Read, "cert/ca", summary, public::read_ca)
         .access = Access::Anyone;
     let summary = "Reads the default issuer's chain.";
-    r.answer(pki, Read, "cert/ca_chain", summary, issuers::read_ca_chain)
+    r.answer(pki, Read, "cert/ca_chain", summary, public::read_ca_chain)
         .access = Access::Anyone;
     let summary = "Reads the default issuer's CRL.";
-    r.answer(pki, Read, "cert/crl", summary, issuers::read_crl)
+    r.answer(pki, Read, "cert/crl", summary, public::read_crl)
         .access = Access::Anyone;
     r.answer(
         pki,
@@ -137,7 +138,7 @@ pub(crate) fn routes(pki: &Arc<Pki>) -> BackendRoutes {
         Read,
         "crl/rotate",
         "Builds every CRL anew.",
-        revocation::rotate,
+        crl::rotate,
     );
     rotate.effect = Effect::Change;
 
@@ -147,7 +148,7 @@ pub(crate) fn routes(pki: &Arc<Pki>) -> BackendRoutes {
         Write,
         "root/generate/{kind}",
         summary,
-        issuers::generate_root,
+        ca::generate_root,
     );
     let summary = "Signs a CA below an issuer of this mount.";
     r.answer(
@@ -155,7 +156,7 @@ pub(crate) fn routes(pki: &Arc<Pki>) -> BackendRoutes {
         Write,
         "root/sign-intermediate",
         summary,
-        issuers::sign_intermediate,
+        ca::sign_intermediate,
     );
     let summary = "Deletes every issuer and every key.";
     r.answer(pki, Delete, "root", summary, issuers::delete_root)
@@ -166,7 +167,7 @@ pub(crate) fn routes(pki: &Arc<Pki>) -> BackendRoutes {
         Write,
         "intermediate/generate/{kind}",
         summary,
-        issuers::generate_intermediate,
+        ca::generate_intermediate,
     );
     let summary = "Takes the certificate for a key of this mount.";
     r.answer(
@@ -174,17 +175,17 @@ pub(crate) fn routes(pki: &Arc<Pki>) -> BackendRoutes {
         Write,
         "intermediate/set-signed",
         summary,
-        issuers::set_signed,
+        import::set_signed,
     );
 
     let summary = "Imports CA certificates and keys.";
-    r.answer(pki, Write, "config/ca", summary, issuers::import_bundle);
+    r.answer(pki, Write, "config/ca", summary, import::import_bundle);
     r.answer(
         pki,
         Write,
         "issuers/import/bundle",
         summary,
-        issuers::import_bundle,
+        import::import_bundle,
     );
     let summary = "Imports CA certificates.";
     r.answer(
@@ -192,7 +193,7 @@ pub(crate) fn routes(pki: &Arc<Pki>) -> BackendRoutes {
         Write,
         "issuers/import/cert",
         summary,
-        issuers::import_certificates,
+        import::import_certificates,
     );
     r.answer(
         pki,
@@ -247,7 +248,7 @@ pub(crate) fn routes(pki: &Arc<Pki>) -> BackendRoutes {
         Read,
         "issuer/{issuer_ref}/crl",
         summary,
-        issuers::read_issuer_crl,
+        public::read_issuer_crl,
     );
     endpoint.access = Access::Anyone;
     let summary = "Serves an issuer's certificate in DER.";
@@ -264,28 +265,28 @@ pub(crate) fn routes(pki: &Arc<Pki>) -> BackendRoutes {
         Read,
         "config/urls",
         "Reads the URLs of certificates.",
-        issuers::read_urls,
+        config::read_urls,
     );
     r.answer(
         pki,
         Write,
         "config/urls",
         "Sets the URLs of certificates.",
-        issuers::write_urls,
+        config::write_urls,
     );
     r.answer(
         pki,
         Read,
         "config/crl",
         "Reads how CRLs are built.",
-        revocation::read_config,
+        config::read_crl,
     );
     r.answer(
         pki,
         Write,
         "config/crl",
         "Sets how CRLs are built.",
-        revocation::write_config,
+        config::write_crl,
     );
     let summary = "Reads the default issuer.";
     r.answer(
@@ -293,7 +294,7 @@ pub(crate) fn routes(pki: &Arc<Pki>) -> BackendRoutes {
         Read,
         "config/issuers",
         summary,
-        issuers::read_issuers_config,
+        config::read_issuers_config,
     );
     let summary = "Sets the default issuer.";
     r.answer(
@@ -301,7 +302,7 @@ pub(crate) fn routes(pki: &Arc<Pki>) -> BackendRoutes {
         Write,
         "config/issuers",
         summary,
-        issuers::write_issuers_config,
+        config::write_issuers_config,
     );
     routes
 }

@@ -10,15 +10,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
-use daypass_certs::{Certificate, Issuer, KeyPair, San, Urls, chain_of};
-use daypass_contract::{
-    BackendError, Batch, Entropy, Host, Revision, Secret, StoreError, duration,
-};
+use daypass_certs::{Certificate, Issuer, KeyPair, Urls, chain_of};
+use daypass_contract::{BackendError, Batch, Entropy, Host, Revision, Secret, StoreError};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
+use crate::config::{CrlConfig, UrlsConfig};
 use crate::error::internal;
 
 const STATE: &str = "state";
@@ -76,165 +74,6 @@ pub(crate) struct KeyRecord {
     pub(crate) key_identifier: String,
 }
 
-/// URLs that every certificate carries: `config/urls`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct UrlsConfig {
-    /// Where the issuer's own certificate is.
-    pub(crate) issuing_certificates: Vec<String>,
-    /// Where the CRL is.
-    pub(crate) crl_distribution_points: Vec<String>,
-    /// OCSP responders, run by others.
-    pub(crate) ocsp_servers: Vec<String>,
-    /// Not supported: must be false.
-    pub(crate) enable_templating: bool,
-    /// Not supported: must be empty.
-    pub(crate) delta_crl_distribution_points: Vec<String>,
-}
-
-impl UrlsConfig {
-    pub(crate) fn to_urls(&self) -> Urls {
-        Urls {
-            issuing_certificates: self.issuing_certificates.clone(),
-            crl_distribution_points: self.crl_distribution_points.clone(),
-            ocsp_servers: self.ocsp_servers.clone(),
-        }
-    }
-}
-
-impl UrlsConfig {
-    /// Refuses what cannot be honoured.
-    pub(crate) fn check(&self) -> Result<(), BackendError> {
-        let lists = [
-            ("issuing_certificates", &self.issuing_certificates),
-            ("crl_distribution_points", &self.crl_distribution_points),
-            ("ocsp_servers", &self.ocsp_servers),
-        ];
-        for (field, urls) in lists {
-            if urls
-                .iter()
-                .any(|url| San::Uri(url.clone()).check().is_err())
-            {
-                return Err(BackendError::field(field, "expected absolute URLs"));
-            }
-        }
-        if self.enable_templating {
-            return Err(BackendError::field(
-                "enable_templating",
-                "is not supported: must be false",
-            ));
-        }
-        if !self.delta_crl_distribution_points.is_empty() {
-            let problem = "is not supported: must be empty";
-            return Err(BackendError::field(
-                "delta_crl_distribution_points",
-                problem,
-            ));
-        }
-        Ok(())
-    }
-}
-
-/// How CRLs are built: `config/crl`.
-#[expect(clippy::struct_excessive_bools, reason = "the fields of the Vault API")]
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct CrlConfig {
-    /// How long a CRL is valid.
-    #[serde(
-        serialize_with = "with_unit",
-        deserialize_with = "duration::deserialize"
-    )]
-    #[schemars(with = "String")]
-    pub(crate) expiry: Duration,
-    /// Whether CRLs are empty whatever was revoked.
-    pub(crate) disable: bool,
-    /// Whether a revocation waits for the next periodic build.
-    pub(crate) auto_rebuild: bool,
-    /// How long before its end a CRL is built anew.
-    #[serde(
-        serialize_with = "with_unit",
-        deserialize_with = "duration::deserialize"
-    )]
-    #[schemars(with = "String")]
-    pub(crate) auto_rebuild_grace_period: Duration,
-    /// Whether a certificate that has expired can still be revoked.
-    pub(crate) allow_expired_cert_revocation: bool,
-    /// Not supported: must be false.
-    pub(crate) enable_delta: bool,
-    /// There is no OCSP responder here, whatever this says.
-    pub(crate) ocsp_disable: bool,
-    /// Not supported: must be `12h`.
-    pub(crate) ocsp_expiry: String,
-    /// Not supported: must be `15m`.
-    pub(crate) delta_rebuild_interval: String,
-}
-
-impl Default for CrlConfig {
-    fn default() -> Self {
-        Self {
-            expiry: Duration::from_secs(72 * 3600),
-            disable: false,
-            auto_rebuild: false,
-            auto_rebuild_grace_period: Duration::from_secs(12 * 3600),
-            allow_expired_cert_revocation: false,
-            enable_delta: false,
-            ocsp_disable: true,
-            ocsp_expiry: "12h".into(),
-            delta_rebuild_interval: "15m".into(),
-        }
-    }
-}
-
-impl CrlConfig {
-    /// Refuses what cannot be honoured.
-    pub(crate) fn check(&self) -> Result<(), BackendError> {
-        let year = Duration::from_secs(366 * 86_400);
-        let fields = [
-            (
-                "expiry",
-                self.expiry >= Duration::from_secs(60) && self.expiry <= year,
-                "must be between a minute and a year",
-            ),
-            (
-                "auto_rebuild_grace_period",
-                self.auto_rebuild_grace_period < self.expiry,
-                "must be less than expiry",
-            ),
-            (
-                "enable_delta",
-                !self.enable_delta,
-                "is not supported: must be false",
-            ),
-            (
-                "ocsp_expiry",
-                self.ocsp_expiry == "12h",
-                "is not supported: leave it out",
-            ),
-            (
-                "delta_rebuild_interval",
-                self.delta_rebuild_interval == "15m",
-                "is not supported: leave it out",
-            ),
-        ];
-        match fields.iter().find(|(_, honoured, _)| !honoured) {
-            Some((field, _, problem)) => Err(BackendError::field(field, *problem)),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Writes a duration as `config/crl` of the Vault API does: `72h`.
-fn with_unit<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    let seconds = value.as_secs();
-    let text = match (seconds % 3600, seconds % 60) {
-        (0, _) => format!("{}h", seconds / 3600),
-        (_, 0) => format!("{}m", seconds / 60),
-        _ => format!("{seconds}s"),
-    };
-    serializer.collect_str(&text)
-}
-
 impl State {
     /// The id that a reference (`default`, an id or a name) stands for.
     pub(crate) fn issuer_id(&self, reference: &str) -> Option<&str> {
@@ -290,13 +129,10 @@ impl State {
         };
         self.keys.insert(id.clone(), record);
         // A certificate that came before its key.
-        for issuer in self
-            .issuers
-            .values_mut()
-            .filter(|issuer| issuer.key_id.is_none())
-        {
-            if certificate_of(issuer)?.public_key() == key.public() {
+        for (issuer_id, issuer) in &mut self.issuers {
+            if issuer.key_id.is_none() && certificate_of(issuer)?.public_key() == key.public() {
                 issuer.key_id = Some(id.clone());
+                self.default_issuer.get_or_insert_with(|| issuer_id.clone());
             }
         }
         Ok((id, true))
@@ -327,7 +163,7 @@ impl State {
             name,
             self.issuers.values().map(|issuer| &issuer.name),
         )?;
-        let key_identifier = hex::encode(certificate.public_key().key_id());
+        let key_identifier = ca_of(certificate);
         let key = self
             .keys
             .iter()
@@ -373,6 +209,11 @@ fn new_id(entropy: &dyn Entropy) -> String {
         .to_string()
 }
 
+/// What revocations are kept by: the issuer's key, which a renewed CA may share with its predecessor.
+pub(crate) fn ca_of(certificate: &Certificate) -> String {
+    hex::encode(certificate.public_key().key_id())
+}
+
 fn certificate_of(record: &IssuerRecord) -> Result<Certificate, BackendError> {
     Certificate::from_pem_or_der(record.certificate.as_bytes()).map_err(internal)
 }
@@ -380,6 +221,8 @@ fn certificate_of(record: &IssuerRecord) -> Result<Certificate, BackendError> {
 /// An issuer of the record, read and, where the mount has its key, ready to sign.
 pub(crate) struct LoadedIssuer {
     pub(crate) id: String,
+    /// See [`ca_of`].
+    pub(crate) ca: String,
     pub(crate) record: IssuerRecord,
     pub(crate) certificate: Certificate,
     /// Itself first, then its own issuers as far as they are known here.
@@ -415,15 +258,23 @@ pub(crate) struct Snapshot {
 impl Snapshot {
     /// The issuer that a reference stands for.
     pub(crate) fn issuer(&self, reference: &str) -> Result<&Arc<LoadedIssuer>, BackendError> {
-        let id = self.state.issuer_id(reference).ok_or_else(|| {
-            BackendError::InvalidRequest(if reference == "default" {
-                "no default issuer is configured: generate or import one".into()
-            } else {
-                "field \"issuer_ref\": there is no issuer with this id or name".into()
-            })
-        })?;
-        let issuer = self.issuers.get(id);
-        issuer.ok_or_else(|| BackendError::Internal("issuer is not loaded".into()))
+        self.find(reference).ok_or_else(|| {
+            if reference == "default" {
+                let problem = "no default issuer is configured: generate or import one";
+                return BackendError::InvalidRequest(problem.into());
+            }
+            BackendError::field("issuer_ref", "there is no issuer with this id or name")
+        })
+    }
+
+    /// The issuer that a reference stands for, where there is one.
+    pub(crate) fn find(&self, reference: &str) -> Option<&Arc<LoadedIssuer>> {
+        self.by_id(self.state.issuer_id(reference)?)
+    }
+
+    /// The issuer with this id.
+    pub(crate) fn by_id(&self, id: &str) -> Option<&Arc<LoadedIssuer>> {
+        self.issuers.get(id)
     }
 
     /// Every issuer.
@@ -448,23 +299,37 @@ impl Mount {
 
     /// What is stored now. Reads one record; keys and certificates are read only where it has changed.
     pub(crate) async fn snapshot(&self) -> Result<Arc<Snapshot>, BackendError> {
-        let entry = self.host.store.get(STATE).await?;
-        let revision = entry.as_ref().map(|entry| entry.revision);
-        let loaded = self
-            .loaded
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        if let Some(loaded) = loaded.filter(|loaded| loaded.revision == revision) {
-            return Ok(loaded);
+        let mut failed = None;
+        for _ in 0..ATTEMPTS {
+            let entry = self.host.store.get(STATE).await?;
+            let revision = entry.as_ref().map(|entry| entry.revision);
+            let loaded = self
+                .loaded
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone();
+            if let Some(loaded) = loaded.filter(|loaded| loaded.revision == revision) {
+                return Ok(loaded);
+            }
+            // A key that was deleted while the record before was being loaded is no damage.
+            if let Some((_, error)) = failed.take_if(|(of, _)| *of == revision) {
+                return Err(error);
+            }
+            let state: State = match entry {
+                Some(entry) => entry.decode()?,
+                None => State::default(),
+            };
+            match self.load(revision, state).await {
+                Ok(snapshot) => {
+                    let snapshot = Arc::new(snapshot);
+                    *self.loaded.write().unwrap_or_else(PoisonError::into_inner) =
+                        Some(Arc::clone(&snapshot));
+                    return Ok(snapshot);
+                }
+                Err(error) => failed = Some((revision, error)),
+            }
         }
-        let state: State = match entry {
-            Some(entry) => entry.decode()?,
-            None => State::default(),
-        };
-        let snapshot = Arc::new(self.load(revision, state).await?);
-        *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&snapshot));
-        Ok(snapshot)
+        Err(StoreError::Conflict.into())
     }
 
     async fn load(
@@ -490,6 +355,7 @@ impl Mount {
             chain.extend(chain_of(certificate, &certificates));
             let issuer = LoadedIssuer {
                 id: id.clone(),
+                ca: ca_of(certificate),
                 record: record.clone(),
                 certificate: certificate.clone(),
                 chain,

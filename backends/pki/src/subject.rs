@@ -45,8 +45,13 @@ pub(crate) fn names(
     asked: &Asked<'_>,
     csr: Option<&Csr>,
 ) -> Result<Names, BackendError> {
+    let spiffe = role.spiffe()?;
+    if spiffe.is_some() && !asked.common_name.is_empty() {
+        let problem = "an X.509-SVID has no name but its SPIFFE ID: leave it out";
+        return Err(BackendError::field("common_name", problem));
+    }
     let from_csr = csr
-        .filter(|_| role.use_csr_common_name)
+        .filter(|_| role.use_csr_common_name && spiffe.is_none())
         .and_then(|csr| csr.subject.common_name());
     let common_name = from_csr
         .or_else(|| Some(asked.common_name.to_owned()))
@@ -60,7 +65,6 @@ pub(crate) fn names(
         Some(csr) => csr.sans.clone(),
         None => sans(asked.alt_names, asked.ip_sans, asked.uri_sans)?,
     };
-    let spiffe = role.spiffe()?;
     match &common_name {
         Some(name) => {
             if !common_name_allowed(role, name) {
@@ -201,11 +205,21 @@ fn check_sans(role: &Role, sans: &[San], spiffe: Option<&SpiffeRule>) -> Result<
 
 /// Exactly one URI, a SPIFFE ID of the trust domain, with an allowed path.
 fn check_spiffe(rule: &SpiffeRule, sans: &[San]) -> Result<(), BackendError> {
-    let mut uris = sans.iter().filter_map(|san| match san {
-        San::Uri(uri) => Some(uri),
-        San::Dns(_) | San::Email(_) | San::Ip(_) => None,
-    });
-    let (Some(uri), None) = (uris.next(), uris.next()) else {
+    let mut uris = Vec::new();
+    for san in sans {
+        let field = match san {
+            San::Uri(uri) => {
+                uris.push(uri);
+                continue;
+            }
+            San::Dns(_) => continue,
+            San::Email(_) => "alt_names",
+            San::Ip(_) => "ip_sans",
+        };
+        let problem = "an X.509-SVID has its SPIFFE ID and DNS names only";
+        return Err(BackendError::field(field, problem));
+    }
+    let &[uri] = uris.as_slice() else {
         let problem = "this role issues X.509-SVIDs: exactly one SPIFFE ID is needed";
         return Err(BackendError::field("uri_sans", problem));
     };

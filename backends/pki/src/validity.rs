@@ -27,10 +27,15 @@ pub(crate) fn asked(
         return Err(BackendError::field("not_after", problem));
     }
     let end = parse_instant("not_after", not_after)?;
-    match end.duration_since(now) {
-        Ok(ttl) if !ttl.is_zero() => Ok(Some(ttl)),
-        _ => Err(BackendError::field("not_after", "is in the past")),
+    match left(now, end) {
+        Some(ttl) => Ok(Some(ttl)),
+        None => Err(BackendError::field("not_after", "is in the past")),
     }
+}
+
+/// The time until `end`, where there is any.
+fn left(now: SystemTime, end: SystemTime) -> Option<Duration> {
+    end.duration_since(now).ok().filter(|left| !left.is_zero())
 }
 
 /// The same, with what the role says.
@@ -39,16 +44,22 @@ pub(crate) fn wish(
     asked: Option<Duration>,
     role: &Role,
 ) -> Result<TtlWish, BackendError> {
-    // A stored role says 0 for what it leaves to the mount.
-    let said = |ttl: Option<Duration>| ttl.filter(|ttl| !ttl.is_zero());
-    let default = match said(role.ttl) {
-        Some(ttl) => Some(ttl),
-        None => self::asked(now, None, &role.not_after)?,
+    if role.not_after.is_empty() {
+        return Ok(TtlWish {
+            asked,
+            default: role.ttl,
+            max: role.max_ttl,
+        });
+    }
+    let end = parse_instant("not_after", &role.not_after)?;
+    let Some(left) = left(now, end) else {
+        let problem = "the role's not_after has passed: set a later one, or a ttl";
+        return Err(BackendError::InvalidRole(problem.into()));
     };
     Ok(TtlWish {
         asked,
-        default,
-        max: said(role.max_ttl),
+        default: Some(left),
+        max: Some(role.max_ttl.map_or(left, |max| max.min(left))),
     })
 }
 
@@ -74,7 +85,7 @@ pub(crate) fn end(
         .checked_add(ttl.min(most).min(ENDLESS))
         .ok_or_else(|| BackendError::field("ttl", "is too long"))?;
     let end = match issuer {
-        Some(issuer) => within(issuer, end)?,
+        Some(issuer) => within(issuer, now, end)?,
         None => end,
     };
     Ok((end, capped))
@@ -88,12 +99,7 @@ pub(crate) fn leased(
     issuer: &LoadedIssuer,
 ) -> Result<TtlWish, BackendError> {
     end(now, wish, system, Some(issuer))?;
-    let left = issuer
-        .certificate
-        .validity()
-        .not_after()
-        .duration_since(now);
-    let left = left.unwrap_or_default();
+    let left = left(now, issuer.certificate.validity().not_after()).unwrap_or_default();
     Ok(TtlWish {
         max: Some(wish.max.unwrap_or(left).min(left)),
         ..wish
@@ -101,8 +107,16 @@ pub(crate) fn leased(
 }
 
 /// `end`, or that of the issuer where it is sooner and the issuer's `leaf_not_after_behavior` allows that.
-pub(crate) fn within(issuer: &LoadedIssuer, end: SystemTime) -> Result<SystemTime, BackendError> {
+fn within(
+    issuer: &LoadedIssuer,
+    now: SystemTime,
+    end: SystemTime,
+) -> Result<SystemTime, BackendError> {
     let last = issuer.certificate.validity().not_after();
+    if left(now, last).is_none() {
+        let problem = "the issuer's own certificate has expired: make another the default";
+        return Err(BackendError::InvalidRole(problem.into()));
+    }
     if end <= last {
         return Ok(end);
     }
