@@ -314,8 +314,8 @@ def mounts():
     assert mounted["sys/"]["type"] == "system"
     assert "token/" in root.sys.list_auth_methods()["data"]
     root.sys.enable_secrets_engine("kv", path="team/kv", options={"version": "2"})
-    root.sys.tune_mount_configuration("plain", default_lease_ttl="1h", max_lease_ttl="2h", description="t")
-    tuned = root.sys.read_mount_configuration("plain")["data"]
+    root.sys.tune_mount_configuration("team/kv", default_lease_ttl="1h", max_lease_ttl="2h", description="t")
+    tuned = root.sys.read_mount_configuration("team/kv")["data"]
     assert (tuned["default_lease_ttl"], tuned["max_lease_ttl"]) == (3600, 7200), tuned
     refused(exceptions.InvalidRequest, root.sys.enable_secrets_engine, "kv", path="team/kv")
     refused(exceptions.InvalidRequest, root.sys.enable_secrets_engine, "nonsense", path="n")

@@ -164,14 +164,13 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
         "Disables a mount after revoking its leases, and deletes what it stored.",
         disable,
     );
-    // Vault lets `tune` be the last segment of any mount path; ours have one segment or more before it.
     routes.serve::<PathRequest, TuneView, _, _>(
         Read,
-        "sys/mounts/{path}/tune",
+        "sys/mounts/{path*}/tune",
         "Reads what can be tuned.",
         read_tune,
     );
-    routes.serve::<TuneRequest, (), _, _>(Write, "sys/mounts/{path}/tune", "Tunes a mount.", tune);
+    routes.serve::<TuneRequest, (), _, _>(Write, "sys/mounts/{path*}/tune", "Tunes a mount.", tune);
     routes
         .serve::<RemountRequest, Migration, _, _>(
             Write,

@@ -196,8 +196,8 @@ fn schema_of<T: JsonSchema>() -> Schema {
     settings.into_generator().into_root_schema_for::<T>()
 }
 
-/// A path pattern: literal segments, `{name}` for one segment, and last `{name*}` for all the rest
-/// (at least one segment, or none where the operation is a list).
+/// A path pattern: literal segments, `{name}` for one segment, and `{name*}` for all the rest (at least
+/// one segment, or none where the operation is a list), which only literals may follow.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Pattern {
     text: &'static str,
@@ -251,8 +251,15 @@ impl Pattern {
     fn matches(&self, path: &str, operation: Operation) -> Option<Parameters> {
         let mut parameters = Vec::new();
         let mut rest = Some(path).filter(|path| !path.is_empty());
-        for segment in &self.segments {
+        let mut segments = self.segments.iter();
+        while let Some(segment) = segments.next() {
             if let Segment::Rest(name) = segment {
+                for last in segments.rev() {
+                    let Segment::Literal(last) = last else {
+                        return None;
+                    };
+                    rest = Some(rest?.strip_suffix(last)?.strip_suffix('/')?);
+                }
                 if rest.is_none_or(str::is_empty) && operation != Operation::List {
                     return None;
                 }
@@ -300,6 +307,8 @@ mod tests {
         routes.add::<(), ()>(Operation::List, "data/{path*}", "Lists.", "list data");
         routes.add::<(), ()>(Operation::Read, "cert/{serial}", "Reads.", "cert");
         routes.add::<(), ()>(Operation::Read, "cert/ca", "Reads.", "ca");
+        routes.add::<(), ()>(Operation::Read, "mounts/{path*}", "Reads.", "mount");
+        routes.add::<(), ()>(Operation::Read, "mounts/{path*}/tune", "Reads.", "tune");
         routes
     }
 
@@ -320,6 +329,11 @@ mod tests {
             (Read, "cert/ca", "ca []"),
             (Read, "cert/0a", "cert [(\"serial\", \"0a\")]"),
             (Delete, "roles/a", "others [Read, Write]"),
+            (Read, "mounts/a/b", "mount [(\"path\", \"a/b\")]"),
+            (Read, "mounts/a/tune", "tune [(\"path\", \"a\")]"),
+            (Read, "mounts/a/b/tune/", "tune [(\"path\", \"a/b\")]"),
+            (Read, "mounts/tune", "mount [(\"path\", \"tune\")]"),
+            (Read, "mounts/fortune", "mount [(\"path\", \"fortune\")]"),
             (Read, "", "nothing"),
             (Read, "data//", "others [List]"),
         ];
