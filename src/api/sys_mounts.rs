@@ -410,8 +410,10 @@ async fn tune(call: SystemCall, request: TuneRequest) -> Result<Answer, Failure>
 async fn remount(call: SystemCall, request: RemountRequest) -> Result<Answer, Failure> {
     let engine = call.engine()?;
     refuse_managed(&engine, &request.from)?;
-    let migration_id = find(&engine, &request.from)?.record().id.clone();
+    let moved = engine.mounts.at(&request.from);
     engine.remount(&request.from, &request.to).await?;
+    // It is not told what is at a path that is not a mount: `remount` has refused it.
+    let migration_id = moved.ok_or(Failure::NotFound)?.record().id.clone();
     Answer::flat(&Migration { migration_id })
 }
 
