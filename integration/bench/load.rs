@@ -56,8 +56,8 @@ impl Ask {
         }
     }
 
-    /// The script. `first` is the first number; with a limit, wrk stops after so many answers.
-    fn script(&self, server: &Server, first: u64, limit: Option<usize>) -> String {
+    /// The script. `first` is the first number.
+    fn script(&self, server: &Server, first: u64) -> String {
         let token = if self.token {
             format!("wrk.headers[\"X-Vault-Token\"] = \"{}\"", server.token)
         } else {
@@ -74,12 +74,6 @@ end"#
         } else {
             ""
         };
-        let response = limit.map_or_else(String::new, |limit| {
-            format!(
-                "local answers = 0\nresponse = function()\n  answers = answers + 1\n  \
-                 if answers >= {limit} then wrk.thread:stop() end\nend"
-            )
-        });
         format!(
             r#"local n, ends_at, path = {first}, {ends_at}, "/v1/{path}"
 wrk.method = "{method}"
@@ -88,7 +82,6 @@ wrk.body = [[{body}]]
 wrk.headers["Content-Type"] = "application/json"
 {token}
 {request}
-{response}
 done = function(summary, latency)
   local e = summary.errors
   io.write(string.format("BENCH %d %d %d %d %d\n", summary.requests, summary.duration,
@@ -110,18 +103,29 @@ end
         duration: Duration,
         first: u64,
     ) -> Measured {
-        run(
-            server,
-            settings,
-            duration,
-            &self.script(server, first, None),
-        )
+        run(server, settings, duration, &self.script(server, first))
     }
 
-    /// Asks until there were so many answers.
-    pub(crate) fn repeat(&self, server: &Server, settings: &Settings, times: usize) -> Measured {
-        let script = self.script(server, 0, Some(times));
-        run(server, settings, Duration::from_hours(1), &script)
+    /// Asks until there were at least so many answers; returns how many a second.
+    pub(crate) fn repeat(&self, server: &Server, settings: &Settings, times: usize) -> f64 {
+        let (mut answers, mut seconds) = (0.0, 0.0);
+        let mut next = Duration::from_secs(2);
+        // wrk knows only how long to ask, so it is told again and again.
+        while answers < times as f64 {
+            let round = self.load(server, settings, next, answers as u64);
+            assert_eq!(
+                round.errors,
+                0,
+                "{}: {} refused",
+                server.kind.name(),
+                self.path
+            );
+            answers += round.requests as f64;
+            seconds += round.duration.as_secs_f64();
+            let missing = (times as f64 - answers) / (answers / seconds);
+            next = Duration::from_secs_f64(missing.clamp(1.0, 60.0));
+        }
+        answers / seconds
     }
 }
 
