@@ -18,6 +18,8 @@ mod sys_metrics;
 mod sys_mounts;
 mod sys_policies;
 mod sys_seal;
+#[cfg(test)]
+mod tests;
 
 pub use listener::{Listener, ListenerError, TlsFiles};
 pub use openapi::document;

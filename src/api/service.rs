@@ -209,12 +209,12 @@ fn decode_path(raw: &str) -> Result<String, Failure> {
     let decoded = percent_encoding::percent_decode_str(raw)
         .decode_utf8()
         .map_err(|_| Failure::Invalid("path is not UTF-8".into()))?;
-    let mut segments = decoded.trim_end_matches('/').split('/');
+    let mut segments = decoded.strip_suffix('/').unwrap_or(&decoded).split('/');
     let strange =
-        |segment: &str| segment == "." || segment == ".." || segment.chars().any(char::is_control);
+        |segment: &str| matches!(segment, "" | "." | "..") || segment.chars().any(char::is_control);
     if segments.any(strange) {
         return Err(Failure::Invalid(
-            "path has a segment \".\", \"..\" or a control character".into(),
+            "path has an empty segment, a segment \".\" or \"..\", or a control character".into(),
         ));
     }
     Ok(decoded.into_owned())

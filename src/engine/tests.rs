@@ -4,6 +4,7 @@
 //! [`ControlPlane::serve`]: super::ControlPlane::serve
 
 mod leases;
+mod model;
 mod pipeline;
 mod tokens;
 mod mounts;

@@ -151,3 +151,180 @@ async fn an_explicit_revocation_answers_what_came_of_it() {
     assert!(matches!(revoke(&world).await.body, Body::Nothing));
     assert!(world.upstream.live().is_empty());
 }
+
+#[tokio::test]
+async fn a_lease_that_cannot_be_revoked_is_irrevocable_in_sight_and_retried() {
+    for mood in [Mood::Refusing, Mood::Away] {
+        let mut world = World::new().await;
+        let (id, name) = world.issue(Some(&world.root), "fake", 60).await.unwrap();
+        world.upstream.set_mood(mood);
+        world.clock.advance(Duration::from_secs(60));
+        let body = json!({ "lease_id": id.as_str() });
+        let lookup = async |world: &World| {
+            let answer = world
+                .ask(Operation::Write, "sys/leases/lookup", body.clone())
+                .await
+                .unwrap();
+            let Body::Flat(json) = answer.body else {
+                panic!("no data");
+            };
+            serde_json::from_slice::<serde_json::Value>(json.expose()).unwrap()
+        };
+        for attempts in 1..=6 {
+            world.settled().await;
+            let seen = lookup(&world).await;
+            assert_eq!(seen["trouble"]["attempts"], attempts);
+            let state = if attempts < 6 {
+                "revoking"
+            } else {
+                "irrevocable"
+            };
+            assert_eq!(seen["state"], state, "{attempts}");
+            assert!(seen["trouble"]["reason"].as_str().unwrap().contains("up"));
+            world.clock.advance(Duration::from_secs(3600));
+            if attempts == 3 {
+                world.crash(Declarations::default()).await;
+            }
+        }
+        assert!(world.log_text().contains("lease.irrevocable"));
+        assert!(world.upstream.live().contains(&name));
+        world.upstream.set_mood(Mood::Well);
+        world.settled().await;
+        assert!(world.upstream.live().is_empty());
+        assert!(world.leases().await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_forgotten_lease_is_named_in_the_log() {
+    let world = World::new().await;
+    let (id, _) = world.issue(Some(&world.root), "fake", 60).await.unwrap();
+    world.upstream.set_mood(Mood::Away);
+    let path = "sys/leases/revoke-force/fake";
+    let answer = world.ask(Operation::Write, path, json!({})).await.unwrap();
+    assert!(answer.warnings[0].contains("1 leases were forgotten"));
+    assert!(world.leases().await.is_empty());
+    let forgotten = world
+        .lines()
+        .into_iter()
+        .find(|line| line.to_string().contains("lease.forgotten"))
+        .unwrap();
+    assert!(forgotten.to_string().contains(id.as_str()));
+}
+
+#[tokio::test]
+async fn a_damaged_lease_holds_up_no_other() {
+    let world = World::new().await;
+    let (damaged, _) = world.issue(Some(&world.root), "fake", 60).await.unwrap();
+    let key = format!("lease/r/{}", damaged.as_str());
+    let nonsense = daypass_contract::Batch::new().put(key, daypass_contract::Secret::new("?"));
+    world.barrier.apply(nonsense).await.unwrap();
+    let (_, panics) = world.issue(Some(&world.root), "fake", 61).await.unwrap();
+    world.upstream.panics.lock().unwrap().insert(panics);
+    for _ in 0..5 {
+        world.issue(Some(&world.root), "fake", 62).await.unwrap();
+    }
+    world.clock.advance(Duration::from_secs(62));
+    for _ in 0..5000 {
+        if world.upstream.live().len() == 2 {
+            return;
+        }
+        world.engine().wake_queues();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    panic!("{} are left", world.upstream.live().len());
+}
+
+#[tokio::test]
+async fn a_mount_whose_upstream_is_away_delays_no_other() {
+    let world = World::new().await;
+    let (name, other) = world.other_upstream();
+    world.mount_over("other", &name).await.unwrap();
+    for _ in 0..300 {
+        world.issue(Some(&world.root), "fake", 60).await.unwrap();
+        world.issue(Some(&world.root), "other", 60).await.unwrap();
+    }
+    world.upstream.set_mood(Mood::Away);
+    world.clock.advance(Duration::from_secs(60));
+    world.engine().wake_queues();
+    for _ in 0..5000 {
+        if other.live().is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(other.live().is_empty());
+    assert_eq!(world.upstream.live().len(), 300);
+}
+
+/// 50,000 leases that end in the same second: they are worked off in bounded parallel, and reads go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_leases_that_end_at_once_do_not_starve_reads() {
+    const LEASES: usize = 50_000;
+    let world = World::new().await;
+    world
+        .ask(
+            Operation::Write,
+            "sys/mounts/kv",
+            json!({ "type": "kv-v1" }),
+        )
+        .await
+        .unwrap();
+    world
+        .ask(Operation::Write, "kv/a", json!({ "value": "x" }))
+        .await
+        .unwrap();
+    let now = daypass_contract::Clock::now(&*world.clock);
+    let end = now + Duration::from_secs(600);
+    let mount = world
+        .engine()
+        .mounts
+        .at("fake")
+        .unwrap()
+        .record()
+        .id
+        .clone();
+    for number in 0..LEASES {
+        let handle = crate::engine::testing::FakeHandle {
+            name: format!("v-{number}"),
+        };
+        let lease = crate::lease::NewLease {
+            mount: &mount,
+            path: "fake/creds/role",
+            handle: daypass_contract::Handle::encode(&handle).unwrap(),
+            token: None,
+            entity_id: None,
+            issued_at: now,
+            ends_at: end,
+            max_ends_at: end,
+            renewable: true,
+        };
+        world.engine().leases.grant(lease).await.unwrap();
+    }
+    let started = std::time::Instant::now();
+    world.clock.set(end);
+    world.engine().wake_queues();
+    let (mut reads, mut slowest) = (0, Duration::ZERO);
+    while world.due().await > 0 {
+        let asked = std::time::Instant::now();
+        for _ in 0..50 {
+            world.ask(Operation::Read, "kv/a", json!({})).await.unwrap();
+            reads += 1;
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
+        slowest = slowest.max(asked.elapsed() / 50);
+        assert!(
+            started.elapsed() < Duration::from_secs(120),
+            "it takes too long"
+        );
+    }
+    eprintln!(
+        "{:?}, {reads} reads, slowest fifty {slowest:?} each",
+        started.elapsed()
+    );
+    assert_eq!(world.upstream.revocations.load(Ordering::SeqCst), LEASES);
+    assert!(
+        world.upstream.most_running.load(Ordering::SeqCst) <= world.settings.revoke_concurrency
+    );
+    assert!(slowest < Duration::from_millis(250), "{slowest:?}");
+}
