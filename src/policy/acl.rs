@@ -6,9 +6,13 @@
 //! the same pattern are one rule, whatever policies they come from.
 //!
 //! One thing goes beyond Vault, and only ever refuses more: **adding a slash or listing does not get around a
-//! deny.** The router takes `a/b/` for `a/b`. So a rule that decides one of the two by denying it, and is not
-//! about the other at all, denies that as well: `path "a/b"` also `a/b/` and its listing, `path "a/b/*"` also
-//! listing `a/b`. A rule that is about both and denies (`a/*`, `*`) gives way to a more specific one, as ever.
+//! deny.** The router takes `a/b/` for `a/b`. So
+//! * nothing but listing is allowed on `a/b/` where it is denied on `a/b`;
+//! * a rule that denies one of the two and is not about the other at all denies listing both: `path "a/b"` and
+//!   `path "a/b/*"` each deny listing `a/b`. A rule that is about both and denies (`a/*`, `*`) gives way to a
+//!   more specific one, as ever: "deny all but" works.
+//!
+//! **Invariant:** another rule that denies never makes anything allowed.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -64,10 +68,14 @@ impl Acl {
         // Of slashes that are repeated, none or one is what a rule would be written for.
         let plain = path.trim_end_matches('/');
         let one_slash = path.get(..=plain.len()).unwrap_or(path);
-        let others = [one_slash, plain].map(|form| self.rules.best(form));
-        let mut denials = [here, below].into_iter().chain(others).flatten();
-        let evaded = denials.find(|found| found.denies() && !found.is_about(form));
-        Verdict::of(evaded.or(chosen))
+        let outranked = |found: &Match<'_>| list && found.denies() && found.is_about(form);
+        let mut others = [path, bare, one_slash, plain]
+            .into_iter()
+            .filter_map(|other| {
+                let mut matching = self.rules.matching(other);
+                matching.find(|found| !outranked(found))
+            });
+        Verdict::of(others.find(Match::denies).or(chosen))
     }
 
     /// What is granted on `path`, before parameters are looked at.
@@ -104,13 +112,21 @@ impl<'a> Verdict<'a> {
 /// What the names of `sys/capabilities` are for `path`: sorted, `["deny"]` where there are none, `["root"]`
 /// for the policy `root`.
 pub fn capabilities(acl: &Acl, path: &str) -> Vec<&'static str> {
-    let granted = match acl.find(path.trim_start_matches('/'), true) {
+    let path = path.trim_start_matches('/');
+    let only_list = matches!(acl.find(path, false), Verdict::Denied(_));
+    let granted = match acl.find(path, true) {
         Verdict::Denied(_) => return vec!["deny"],
-        _ if acl.root => return vec!["root"],
+        _ if acl.root && !only_list => return vec!["root"],
+        _ if acl.root => Capabilities::ALL,
         Verdict::Silent => Capabilities::default(),
         Verdict::Ruled(rule) => rule.capabilities,
     };
-    let mut names: Vec<_> = granted.iter().map(Capability::name).collect();
+    let allowed = |capability: &Capability| !only_list || *capability == Capability::List;
+    let mut names: Vec<_> = granted
+        .iter()
+        .filter(allowed)
+        .map(Capability::name)
+        .collect();
     if names.is_empty() {
         names.push("deny");
     }
@@ -233,7 +249,7 @@ impl<'a> Match<'a> {
         }
     }
 
-    fn denies(self) -> bool {
+    fn denies(&self) -> bool {
         self.rule().capabilities.denies()
     }
 
@@ -319,18 +335,23 @@ impl Table {
 
     /// The rule that counts for exactly `path`.
     fn best(&self, path: &str) -> Option<Match<'_>> {
-        if let Some(rule) = self.exact.get(path) {
-            return Some(Match::Exact(rule));
-        }
-        let prefix = self.longest_prefix(path);
-        let segments = self.segments.iter().find(|rule| rule.matches(path));
-        match (prefix, segments) {
-            (Some(prefix), Some(segments)) if prefix.outranks(segments) => {
-                Some(Match::Prefix(prefix))
+        self.matching(path).next()
+    }
+
+    /// The rules for exactly `path`, the one that counts first.
+    fn matching(&self, path: &str) -> impl Iterator<Item = Match<'_>> {
+        let exact = self.exact.get(path).map(Match::Exact);
+        let mut prefix = self.longest_prefix(path);
+        let segments = self.segments.iter();
+        let mut segments = segments.filter(move |rule| rule.matches(path)).peekable();
+        let others = std::iter::from_fn(move || match (prefix, segments.peek()) {
+            (Some(longest), next) if next.is_none_or(|next| longest.outranks(next)) => {
+                prefix = longest.shorter.and_then(|index| self.prefixes.get(index));
+                Some(Match::Prefix(longest))
             }
-            (_, Some(segments)) => Some(Match::Segments(segments)),
-            (prefix, None) => prefix.map(Match::Prefix),
-        }
+            _ => segments.next().map(Match::Segments),
+        });
+        exact.into_iter().chain(others)
     }
 
     fn longest_prefix(&self, path: &str) -> Option<&Prefix> {
