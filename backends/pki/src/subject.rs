@@ -240,3 +240,59 @@ fn check_spiffe(rule: &SpiffeRule, sans: &[San]) -> Result<(), BackendError> {
 fn not_allowed(field: &str, why: &str) -> BackendError {
     BackendError::field(field, format!("is not allowed by the role ({why})"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_common_name_is_checked_by_its_kind() {
+        let cases: &[(&[&str], &str, bool)] = &[
+            (&["email", "hostname"], "a.example.org", true),
+            (&["email", "hostname"], "me@a.example.org", true),
+            (&["email", "hostname"], "evil.com", false),
+            (&["hostname"], "a.example.org", true),
+            (&["hostname"], "me@a.example.org", false),
+            (&["email"], "a.example.org", false),
+            (&["email"], "me@a.example.org", true),
+            (&[], "a.example.org", true),
+            (&["disabled"], "Anything at all", true),
+        ];
+        for (validations, name, want) in cases {
+            let role = Role {
+                allowed_domains: vec!["example.org".into()],
+                allow_subdomains: true,
+                cn_validations: validations.iter().map(|&text| text.into()).collect(),
+                ..Role::default()
+            };
+            assert_eq!(
+                common_name_allowed(&role, name),
+                *want,
+                "{validations:?} {name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_common_name_becomes_an_alternative_name_where_it_is_one() {
+        let cases = [
+            ("a.example.org", Some(San::Dns("a.example.org".into()))),
+            ("me@example.org", Some(San::Email("me@example.org".into()))),
+            ("Example Ltd", None),
+        ];
+        for (name, want) in cases {
+            assert_eq!(san_of(name), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn each_name_is_there_once() {
+        let names = ["a.org", "b.org", "a.org"].map(str::to_owned);
+        let got = sans(&names, &["::1".into(), "0:0::1".into()], &[])
+            .ok()
+            .unwrap();
+        let dns = |name: &str| San::Dns(name.into());
+        let address = San::Ip(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]));
+        assert_eq!(got, [dns("a.org"), dns("b.org"), address]);
+    }
+}
