@@ -4,7 +4,7 @@
 //! The moments come from a seed that is printed; `DAYPASS_IT_SEED` repeats a run's choices.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -16,8 +16,10 @@ use crate::{PATIENCE, database, tools, wait_for};
 
 const KILLS: u32 = 50;
 const WORKERS: usize = 3;
-/// The longest a round of work goes on before it is killed.
-const LONGEST_ROUND_MS: u64 = 500;
+/// A round goes on for fewer acknowledged requests than this, and less than so long beyond them: counted in
+/// work, so that a busy machine does as much of it as an idle one.
+const LONGEST_ROUND: u64 = 24;
+const LONGEST_DELAY_MS: u64 = 30;
 
 /// What one worker was told is done.
 #[derive(Default)]
@@ -76,21 +78,25 @@ fn killed_at_any_moment_it_loses_nothing_and_strands_nobody() {
     let mut dice = Dice::new();
     let mut done: Vec<Acknowledged> = (0..WORKERS).map(|_| Acknowledged::default()).collect();
     for round in 0..KILLS {
-        let moment = Duration::from_millis(dice.below(LONGEST_ROUND_MS));
+        let requests = dice.below(LONGEST_ROUND);
+        let delay = Duration::from_millis(dice.below(LONGEST_DELAY_MS));
         let client = server.root();
-        let killed = AtomicBool::new(false);
+        let (killed, acknowledged) = (AtomicBool::new(false), AtomicU64::new(0));
         thread::scope(|scope| {
             for (number, done) in done.iter_mut().enumerate() {
-                let (client, killed) = (&client, &killed);
+                let (client, killed, count) = (&client, &killed, &acknowledged);
                 scope.spawn(move || {
                     while !killed.load(Ordering::Relaxed) {
-                        if work(client, number, done).is_err() {
+                        if work(client, number, done, count).is_err() {
                             break;
                         }
                     }
                 });
             }
-            thread::sleep(moment);
+            wait_for("the work gets on", PATIENCE, || {
+                (acknowledged.load(Ordering::Relaxed) >= requests).then_some(())
+            });
+            thread::sleep(delay);
             server.kill();
             killed.store(true, Ordering::Relaxed);
         });
@@ -143,7 +149,16 @@ fn killed_at_any_moment_it_loses_nothing_and_strands_nobody() {
 }
 
 /// One of each; ends at the first answer that does not come.
-fn work(client: &Client, worker: usize, done: &mut Acknowledged) -> Result<(), reqwest::Error> {
+fn work(
+    client: &Client,
+    worker: usize,
+    done: &mut Acknowledged,
+    count: &AtomicU64,
+) -> Result<(), reqwest::Error> {
+    let succeeded = |answer: &Answer| {
+        assert!((200..300).contains(&answer.status), "{answer}");
+        count.fetch_add(1, Ordering::Relaxed);
+    };
     let post = |path: &str, body: Value| client.send("POST", path, Some(&body));
     let next = done.secret + 1;
     let written = post(
@@ -178,10 +193,6 @@ fn work(client: &Client, worker: usize, done: &mut Acknowledged) -> Result<(), r
         kept.text("/data/password"),
     ));
     Ok(())
-}
-
-fn succeeded(answer: &Answer) {
-    assert!((200..300).contains(&answer.status), "{answer}");
 }
 
 /// What was acknowledged holds, right after the start.
