@@ -214,9 +214,10 @@ impl Engine {
         }
         // The upstream may have taken until the old end, when revoking began.
         let now = self.clock.now();
-        let record = match shorter {
-            true => self.leases.get(id).await?.ok_or(LeaseError::NotFound)?,
-            false => self.leases.set_end(id, ends_at, now).await?,
+        let record = if shorter {
+            self.leases.get(id).await?.ok_or(LeaseError::NotFound)?
+        } else {
+            self.leases.set_end(id, ends_at, now).await?
         };
         mount.queue.expect(ends_at);
         let view = LeaseView {

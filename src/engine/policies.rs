@@ -22,9 +22,17 @@ const PAGE: usize = 1000;
 pub struct Policies {
     barrier: Arc<Barrier>,
     by_name: ArcSwap<HashMap<String, Arc<Policy>>>,
-    compiled: Cache<Vec<String>, Arc<Acl>>,
+    compiled: Cache<Vec<String>, Compiled>,
     /// One change at a time, so that memory and storage agree.
     changing: Mutex<()>,
+}
+
+/// An ACL and the table it was compiled from. One that is not of the table in use is out of date, whoever
+/// kept it and however late.
+#[derive(Clone)]
+struct Compiled {
+    table: Arc<HashMap<String, Arc<Policy>>>,
+    acl: Arc<Acl>,
 }
 
 impl Policies {
@@ -103,10 +111,12 @@ impl Policies {
 
     /// The compiled form of a set of policies. A name without a policy grants nothing.
     pub fn acl(&self, names: &[String]) -> Arc<Acl> {
-        if let Some(acl) = self.compiled.get(names) {
-            return acl;
+        let by_name = self.by_name.load_full();
+        if let Some(compiled) = self.compiled.get(names)
+            && Arc::ptr_eq(&compiled.table, &by_name)
+        {
+            return compiled.acl;
         }
-        let by_name = self.by_name.load();
         let root =
             (names.iter().any(|name| name == builtin::ROOT)).then(|| Arc::new(builtin::root()));
         let found: Vec<Arc<Policy>> = names
@@ -115,11 +125,11 @@ impl Policies {
             .chain(root)
             .collect();
         let acl = Arc::new(Acl::compile(&found));
-        self.compiled.insert(names.to_vec(), Arc::clone(&acl));
-        // A change between the look-up and the insertion must not leave the old form behind.
-        if !Arc::ptr_eq(&by_name, &self.by_name.load()) {
-            self.compiled.remove(names);
-        }
+        let compiled = Compiled {
+            table: by_name,
+            acl: Arc::clone(&acl),
+        };
+        self.compiled.insert(names.to_vec(), compiled);
         acl
     }
 

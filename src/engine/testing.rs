@@ -57,10 +57,10 @@ impl Crashing {
     }
 
     fn readable(&self) -> Result<(), StorageError> {
-        match self.reads_fail.load(Ordering::SeqCst) {
-            true => Err(StorageError::Unavailable("told to fail".into())),
-            false => Ok(()),
+        if self.reads_fail.load(Ordering::SeqCst) {
+            return Err(StorageError::Unavailable("told to fail".into()));
         }
+        Ok(())
     }
 }
 
@@ -297,8 +297,7 @@ struct ConfigRequest {
 
 #[derive(Deserialize, JsonSchema)]
 struct NameRequest {
-    #[serde(rename = "name")]
-    _name: String,
+    name: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -335,12 +334,12 @@ impl Backend for Fake {
     async fn renew(&self, handle: &Handle, _: Terms) -> Result<(), BackendError> {
         let FakeHandle { name } = handle.decode()?;
         let live = self.upstream.answer(|state| state.live.contains(&name))?;
-        match live {
-            true => Ok(()),
-            false => Err(BackendError::Refused {
-                reason: "no such credential".into(),
-            }),
+        if live {
+            return Ok(());
         }
+        Err(BackendError::Refused {
+            reason: "no such credential".into(),
+        })
     }
 
     async fn revoke(&self, handle: &Handle) -> Result<Revocation, BackendError> {
@@ -360,9 +359,10 @@ impl Backend for Fake {
         tokio::task::yield_now().await;
         upstream.running.fetch_sub(1, Ordering::SeqCst);
         let was_there = upstream.answer(|state| state.live.remove(&name))?;
-        Ok(match was_there {
-            true => Revocation::Revoked,
-            false => Revocation::AlreadyGone,
+        Ok(if was_there {
+            Revocation::Revoked
+        } else {
+            Revocation::AlreadyGone
         })
     }
 
@@ -426,7 +426,7 @@ async fn items(
 
 async fn fail(fake: Arc<Fake>, _: Call, request: NameRequest) -> Result<Reply<()>, BackendError> {
     fake.upstream.handled.fetch_add(1, Ordering::SeqCst);
-    Err(match request._name.as_str() {
+    Err(match request.name.as_str() {
         "refused" => BackendError::Refused {
             reason: "no".into(),
         },
@@ -596,10 +596,11 @@ impl World {
         path: &str,
         body: Value,
     ) -> Result<Answer, Failure> {
-        let request = self.request(token, operation, path, body);
+        let request = request(token, operation, path, body);
         self.plane.serve(request).await
     }
 
+<<<<<<< HEAD
     pub(crate) fn request(
         &self,
         token: Option<&str>,
@@ -621,6 +622,8 @@ impl World {
         }
     }
 
+=======
+>>>>>>> enginetests
     /// Issues from `mount`; gives the lease and the credential's name.
     pub(crate) async fn issue(
         &self,
@@ -741,6 +744,26 @@ impl World {
         let mut lines = self.lines();
         lines.retain(|line| line["request"]["id"] == id);
         lines
+    }
+}
+
+/// A request as the API hands it over.
+pub(crate) fn request(
+    token: Option<&str>,
+    operation: Operation,
+    path: &str,
+    body: Value,
+) -> Request {
+    Request {
+        id: uuid::Uuid::new_v4().to_string(),
+        operation,
+        path: path.into(),
+        token: token.map(Secret::new),
+        fields: match body {
+            Value::Object(fields) => fields,
+            _ => Map::new(),
+        },
+        remote: None,
     }
 }
 

@@ -17,7 +17,7 @@ pub struct Limits {
 pub const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// `ttl` after `now`; a hundred years at most, so that no wish of a caller overflows.
-pub fn end_of(now: SystemTime, ttl: Duration) -> SystemTime {
+pub(super) fn end_of(now: SystemTime, ttl: Duration) -> SystemTime {
     now + ttl.min(LONGEST)
 }
 

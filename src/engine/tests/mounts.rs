@@ -55,7 +55,7 @@ async fn a_mount_goes_where_nothing_is() {
         match (world.mount(path).await, refusal) {
             (Ok(()), None) => {}
             (Err(Failure::Invalid(text)), Some(want)) => {
-                assert!(text.contains(want), "{path}: {text}")
+                assert!(text.contains(want), "{path}: {text}");
             }
             (other, _) => panic!("{path}: {other:?}"),
         }

@@ -8,7 +8,7 @@ use daypass_contract::route::Routes;
 use daypass_contract::{Access, Operation};
 use serde_json::{Map, Value, json};
 
-use crate::engine::testing::World;
+use crate::engine::testing::{World, request};
 use crate::engine::{Answer, Body, Failure};
 
 use Operation::{Delete, List, Patch, Read, Write};
@@ -92,7 +92,7 @@ async fn no_handler_runs_without_a_decision() {
         .token(&world.root, json!({ "policies": "root" }))
         .await
         .unwrap();
-    let mistyped = format!("{}A", &world.root[..world.root.len() - 1]);
+    let mistyped = world.root.replace(|c: char| c.is_ascii_digit(), "A");
     let callers = [
         None,
         Some(weak),
@@ -126,50 +126,27 @@ async fn every_request_leaves_a_record_before_its_answer() {
     let world = World::new().await;
     let weak = with_policy(&world, r#"path "fake/items/a" { capabilities = ["read"] }"#).await;
     let root = world.root.clone();
-    let cases: [(&str, Option<&str>, Operation, &str, Value, u16, usize); 16] = [
+    let (root, weak) = (Some(root.as_str()), Some(weak.as_str()));
+    let cases = [
         // name, token, operation, path, body, status, records
-        ("read", Some(&root), Read, "fake/items/a", json!({}), 200, 1),
-        ("list", Some(&root), List, "fake/items", json!({}), 200, 1),
+        ("read", root, Read, "fake/items/a", json!({}), 200, 1),
+        ("list", root, List, "fake/items", json!({}), 200, 1),
         ("public", None, Read, "sys/leader", json!({}), 200, 1),
         (
             "write",
-            Some(&root),
+            root,
             Write,
             "fake/config",
             json!({ "password": "x" }),
             204,
             2,
         ),
-        (
-            "issue",
-            Some(&root),
-            Read,
-            "fake/creds/role",
-            json!({}),
-            200,
-            2,
-        ),
-        (
-            "allowed",
-            Some(&weak),
-            Read,
-            "fake/items/a",
-            json!({}),
-            200,
-            1,
-        ),
-        (
-            "denied",
-            Some(&weak),
-            Read,
-            "fake/items/b",
-            json!({}),
-            403,
-            1,
-        ),
+        ("issue", root, Read, "fake/creds/role", json!({}), 200, 2),
+        ("allowed", weak, Read, "fake/items/a", json!({}), 200, 1),
+        ("denied", weak, Read, "fake/items/b", json!({}), 403, 1),
         (
             "denied change",
-            Some(&weak),
+            weak,
             Write,
             "fake/config",
             json!({}),
@@ -179,7 +156,7 @@ async fn every_request_leaves_a_record_before_its_answer() {
         ("anonymous", None, Read, "fake/items/a", json!({}), 403, 1),
         (
             "unknown path",
-            Some(&root),
+            root,
             Read,
             "nowhere/at/all",
             json!({}),
@@ -188,7 +165,7 @@ async fn every_request_leaves_a_record_before_its_answer() {
         ),
         (
             "unknown path below a mount",
-            Some(&root),
+            root,
             Read,
             "fake/nowhere",
             json!({}),
@@ -197,7 +174,7 @@ async fn every_request_leaves_a_record_before_its_answer() {
         ),
         (
             "wrong operation",
-            Some(&root),
+            root,
             Delete,
             "fake/config",
             json!({}),
@@ -206,7 +183,7 @@ async fn every_request_leaves_a_record_before_its_answer() {
         ),
         (
             "bad body",
-            Some(&root),
+            root,
             Write,
             "fake/config",
             json!({ "password": 7, "size": "x" }),
@@ -215,7 +192,7 @@ async fn every_request_leaves_a_record_before_its_answer() {
         ),
         (
             "failing backend",
-            Some(&root),
+            root,
             Read,
             "fake/fail/away",
             json!({}),
@@ -224,7 +201,7 @@ async fn every_request_leaves_a_record_before_its_answer() {
         ),
         (
             "broken backend",
-            Some(&root),
+            root,
             Write,
             "fake/fail/broken",
             json!({}),
@@ -233,7 +210,7 @@ async fn every_request_leaves_a_record_before_its_answer() {
         ),
         (
             "refused upstream",
-            Some(&root),
+            root,
             Patch,
             "fake/fail/refused",
             json!({}),
@@ -242,9 +219,9 @@ async fn every_request_leaves_a_record_before_its_answer() {
         ),
     ];
     for (name, token, operation, path, body, status, count) in cases {
-        let request = world.request(token, operation, path, body);
-        let id = request.id.clone();
-        let got = match world.plane.serve(request).await {
+        let asked = request(token, operation, path, body);
+        let id = asked.id.clone();
+        let got = match world.plane.serve(asked).await {
             Ok(answer) => answer.status(),
             Err(failure) => failure.status(),
         };
@@ -274,32 +251,38 @@ async fn every_request_leaves_a_record_before_its_answer() {
 async fn a_request_that_meets_a_failing_store_leaves_a_record() {
     let world = World::new().await;
     let weak = with_policy(&world, r#"path "fake/*" { capabilities = ["create"] }"#).await;
-    let served = async |request: crate::engine::Request| {
-        let id = request.id.clone();
-        assert!(world.plane.serve(request).await.is_err());
+    let served = async |asked: crate::engine::Request| {
+        let id = asked.id.clone();
+        assert!(world.plane.serve(asked).await.is_err());
         assert_eq!(world.records_of(&id).len(), 1);
     };
     // Deciding fails: the backend cannot tell whether the target exists.
-    served(world.request(Some(&weak), Write, "fake/fail/exists", json!({}))).await;
+    served(request(Some(&weak), Write, "fake/fail/exists", json!({}))).await;
     // Counting a use fails.
     let (limited, _) = world
         .token(&world.root, json!({ "num_uses": 3 }))
         .await
         .unwrap();
     world.storage.crash_after(0, false);
-    served(world.request(Some(&limited), Read, "auth/token/lookup-self", json!({}))).await;
+    served(request(
+        Some(&limited),
+        Read,
+        "auth/token/lookup-self",
+        json!({}),
+    ))
+    .await;
     // Finding the token fails.
     world.storage.heal();
     world.storage.fail_reads();
-    served(world.request(Some(&weak), Read, "fake/items/a", json!({}))).await;
+    served(request(Some(&weak), Read, "fake/items/a", json!({}))).await;
 }
 
 #[tokio::test]
 async fn a_change_is_recorded_before_it_happens() {
     let world = World::new().await;
     let gate = world.upstream.hold_issue();
-    let request = world.request(Some(&world.root), Read, "fake/creds/role", json!({}));
-    let id = request.id.clone();
+    let asked = request(Some(&world.root), Read, "fake/creds/role", json!({}));
+    let id = asked.id.clone();
     let watching = async {
         while world.upstream.waiting.load(Ordering::SeqCst) == 0 {
             tokio::task::yield_now().await;
@@ -310,7 +293,7 @@ async fn a_change_is_recorded_before_it_happens() {
         assert_eq!(records[0]["decision"]["allowed"], true);
         gate.add_permits(1);
     };
-    let (answer, ()) = tokio::join!(world.plane.serve(request), watching);
+    let (answer, ()) = tokio::join!(world.plane.serve(asked), watching);
     assert!(answer.is_ok());
     assert_eq!(world.records_of(&id).len(), 2);
 }
@@ -553,11 +536,11 @@ async fn what_is_issued_is_in_the_log_only_as_a_hash() {
 async fn a_caller_that_hangs_up_abandons_the_answer_and_not_the_work() {
     let world = World::new().await;
     let gate = world.upstream.hold_issue();
-    let request = world.request(Some(&world.root), Read, "fake/creds/role", json!({}));
-    let id = request.id.clone();
+    let asked = request(Some(&world.root), Read, "fake/creds/role", json!({}));
+    let id = asked.id.clone();
     let plane = Arc::clone(&world.plane);
     {
-        let serving = plane.serve(request);
+        let serving = plane.serve(asked);
         let reached = async {
             while world.upstream.waiting.load(Ordering::SeqCst) == 0 {
                 tokio::task::yield_now().await;
