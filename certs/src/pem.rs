@@ -8,6 +8,8 @@ use zeroize::{Zeroize as _, Zeroizing};
 use crate::certificate::Certificate;
 use crate::error::CertError;
 
+const BEGIN: &[u8] = b"-----BEGIN ";
+
 /// Most certificates, keys and CSRs that one text may hold.
 const MOST_BLOCKS: usize = 100;
 
@@ -37,7 +39,7 @@ pub fn pem(label: &str, der: &[u8]) -> Zeroizing<String> {
 
 /// Whether text is meant as PEM.
 pub fn is_pem(text: &[u8]) -> bool {
-    text.windows(11).any(|window| window == b"-----BEGIN ")
+    text.windows(BEGIN.len()).any(|window| window == BEGIN)
 }
 
 /// Every certificate in a PEM text, in order; other blocks are passed over.
@@ -58,6 +60,16 @@ pub(crate) type Block = (SectionKind, Zeroizing<Vec<u8>>);
 /// The blocks of a PEM text, in order.
 pub(crate) fn blocks(text: &[u8]) -> Result<Vec<Block>, CertError> {
     const ERROR: CertError = CertError::Malformed("is not valid PEM");
+    // Otherwise the second of two texts that were joined without a line break would be passed over.
+    let begins = text.windows(BEGIN.len()).enumerate();
+    for (at, _) in begins.filter(|(_, window)| *window == BEGIN) {
+        let before = at.checked_sub(1).and_then(|before| text.get(before));
+        if !matches!(before, None | Some(b'\n' | b'\r')) {
+            return Err(CertError::Malformed(
+                "is not valid PEM: each -----BEGIN must begin a line",
+            ));
+        }
+    }
     let mut blocks = Vec::new();
     for block in <(SectionKind, Vec<u8>)>::pem_slice_iter(text) {
         let (kind, mut der) = block.map_err(|_| ERROR)?;
@@ -86,6 +98,14 @@ mod tests {
             assert_eq!(*read[0].1, der);
         }
         assert!(!is_pem(b"hello"));
+        let (one, two) = (pem("CERTIFICATE", &[1]), pem("CERTIFICATE", &[2]));
+        let count = |text: String| blocks(text.as_bytes()).map(|blocks| blocks.len());
+        assert_eq!(count(format!("{}\n{}", *one, *two)), Ok(2));
+        assert_eq!(count(format!("{}\r\n{}", *one, *two)), Ok(2));
+        assert!(count(format!("{}{}", *one, *two)).is_err(), "joined");
+        assert!(count(format!("{}\n -{}", *one, *two)).is_err());
+        let cut = one.replace("-----END", "");
+        assert!(count(cut).is_err(), "without an end");
         assert_eq!(blocks(b"hello").unwrap().len(), 0);
     }
 }

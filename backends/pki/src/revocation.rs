@@ -60,6 +60,8 @@ pub(crate) async fn revoke(
 ) -> Result<(SystemTime, Revocation), BackendError> {
     let serial = certificate.serial();
     let key = revoked_key(ca, &name_of(serial));
+    // As it will be read back.
+    let now = millis::at(millis::of(now));
     let record = RevokedRecord {
         at: now,
         not_after: certificate.validity().not_after(),

@@ -69,6 +69,7 @@ async fn openssl_refuses_what_was_revoked_and_only_that() {
         bench.verify(root, text(&leaf["certificate"]), &extra)
     };
     check(&gone).await.unwrap();
+    bench.host.clock.advance(Duration::from_micros(1_500));
     let revoked = bench
         .ok("revoke", json!({"serial_number": gone["serial_number"]}))
         .await;
