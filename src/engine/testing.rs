@@ -731,6 +731,7 @@ pub(crate) fn request(
     body: Value,
 ) -> Request {
     Request {
+        status_only: false,
         id: uuid::Uuid::new_v4().to_string(),
         operation,
         path: path.into(),
