@@ -21,6 +21,7 @@ mod clients;
 mod crash;
 mod database;
 mod http;
+mod linter;
 mod operation;
 mod outage;
 mod readme;
