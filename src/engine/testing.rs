@@ -600,30 +600,6 @@ impl World {
         self.plane.serve(request).await
     }
 
-<<<<<<< HEAD
-    pub(crate) fn request(
-        &self,
-        token: Option<&str>,
-        operation: Operation,
-        path: &str,
-        body: Value,
-    ) -> Request {
-        Request {
-            status_only: false,
-            id: uuid::Uuid::new_v4().to_string(),
-            operation,
-            path: path.into(),
-            token: token.map(Secret::new),
-            fields: match body {
-                Value::Object(fields) => fields,
-                _ => Map::new(),
-            },
-            remote: None,
-        }
-    }
-
-=======
->>>>>>> enginetests
     /// Issues from `mount`; gives the lease and the credential's name.
     pub(crate) async fn issue(
         &self,
@@ -755,6 +731,7 @@ pub(crate) fn request(
     body: Value,
 ) -> Request {
     Request {
+        status_only: false,
         id: uuid::Uuid::new_v4().to_string(),
         operation,
         path: path.into(),
