@@ -1,13 +1,15 @@
 //! [`Certificate`]: one that has been read, and [`chain_of`], which finds its issuers.
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use x509_parser::certificate::X509Certificate;
+use x509_parser::der_parser::asn1_rs::{Any, FromDer as _, Sequence};
 use x509_parser::extensions::ParsedExtension;
-use x509_parser::prelude::FromDer as _;
 use x509_parser::time::ASN1Time;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
+use crate::der::{Der, context_constructed};
 use crate::error::CertError;
 use crate::key::PublicKey;
 use crate::name::Name;
@@ -54,7 +56,7 @@ impl Certificate {
     pub fn from_der(der: &[u8]) -> Result<Self, CertError> {
         const ERROR: CertError = CertError::Malformed("is not a valid X.509 certificate");
         let (rest, parsed) = X509Certificate::from_der(der).map_err(|_| ERROR)?;
-        if !rest.is_empty() {
+        if !rest.is_empty() || frame(&parsed).is_none_or(|frame| frame != der) {
             return Err(ERROR);
         }
         let mut certificate = Self {
@@ -208,6 +210,41 @@ pub fn chain_of(certificate: &Certificate, pool: &[Certificate]) -> Vec<Certific
         last = next;
     }
     chain
+}
+
+/// The certificate as DER has it, around the part that is signed: that part, its own name of the algorithm once
+/// more (RFC 5280, section 4.1.1.2), and the signature. Whatever differs was changed by someone else.
+fn frame(parsed: &X509Certificate<'_>) -> Option<Vec<u8>> {
+    let signed = parsed.tbs_certificate.as_ref();
+    let mut fields = content(signed)?;
+    // The version is left out of the oldest certificates.
+    if fields.first() == Some(&context_constructed(0)) {
+        fields = split(fields)?.1;
+    }
+    let (_serial, fields) = split(fields)?;
+    let (algorithm, _) = split(fields)?;
+    Some(Der::build(|der| {
+        der.sequence(|der| {
+            der.raw(signed);
+            der.raw(algorithm);
+            der.bits(|der| der.raw(&parsed.signature_value.data));
+        });
+    }))
+}
+
+/// The first element, with its header, and what follows it.
+fn split(der: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (rest, _) = Any::from_der(der).ok()?;
+    der.split_at_checked(der.len() - rest.len())
+}
+
+/// What is in a sequence.
+fn content(der: &[u8]) -> Option<&[u8]> {
+    let (_, sequence) = Sequence::from_der(der).ok()?;
+    match sequence.content {
+        Cow::Borrowed(content) => Some(content),
+        Cow::Owned(_) => None,
+    }
 }
 
 fn instant(time: ASN1Time) -> SystemTime {
