@@ -235,7 +235,7 @@ impl Calls<'_> {
             self.write("pki/root/generate/internal", root).await?;
             let role = json!({
                 "trust_domain": TRUST_DOMAIN,
-                "allowed_spiffe_paths": "/*",
+                "allowed_spiffe_paths": "/**",
                 "key_type": "ec",
                 "ttl": "1h",
                 "max_ttl": "24h",
