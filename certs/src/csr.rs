@@ -2,15 +2,23 @@
 //!
 //! **Invariant:** a [`Csr`] that exists was signed by the key that it names.
 
+use aws_lc_rs::signature::{
+    ECDSA_P521_SHA256_ASN1, ECDSA_P521_SHA384_ASN1, ECDSA_P521_SHA512_ASN1, UnparsedPublicKey,
+};
 use rustls_pki_types::pem::SectionKind;
 use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::error::X509Error;
 use x509_parser::extensions::{ExtendedKeyUsage, ParsedExtension};
+use x509_parser::oid_registry::{
+    OID_PKCS1_SHA1WITHRSA, OID_SHA1_WITH_RSA, OID_SIG_ECDSA_WITH_SHA256, OID_SIG_ECDSA_WITH_SHA384,
+    OID_SIG_ECDSA_WITH_SHA512,
+};
 use x509_parser::prelude::FromDer as _;
 
 use crate::ca::signed;
 use crate::der::{Der, OBJECT_IDENTIFIER, SET, context_constructed};
 use crate::error::CertError;
-use crate::key::{KeyPair, PublicKey};
+use crate::key::{KeyKind, KeyPair, PublicKey};
 use crate::name::Name;
 use crate::pem::{blocks, is_pem, pem};
 use crate::profile::{ExtKeyUsage, KeyUsage, Oid, Profile};
@@ -57,9 +65,7 @@ impl Csr {
         let info = &parsed.certification_request_info;
         let public_key = PublicKey::from_spki(info.subject_pki.raw)?;
         public_key.check_strength()?;
-        parsed
-            .verify_signature()
-            .map_err(|_| CertError::BadSignature)?;
+        verify(&parsed, &public_key)?;
         let mut csr = Self {
             der: der.to_vec(),
             subject: Name::from_parsed(&info.subject),
@@ -134,7 +140,38 @@ impl Csr {
     }
 }
 
+const UNKNOWN_SIGNATURE: CertError = CertError::Malformed(
+    "is signed in a way that is not supported: use SHA-256, SHA-384 or SHA-512",
+);
+
 const NO_CSR: CertError = CertError::Malformed("is not a valid PKCS#10 certificate request");
+
+/// Verifies a CSR with the key that it names. x509-parser knows neither P-521 nor what is too weak.
+fn verify(parsed: &X509CertificationRequest<'_>, key: &PublicKey) -> Result<(), CertError> {
+    let algorithm = &parsed.signature_algorithm.algorithm;
+    if [OID_PKCS1_SHA1WITHRSA, OID_SHA1_WITH_RSA].contains(algorithm) {
+        return Err(CertError::unacceptable(
+            "is signed with SHA-1: sign it with SHA-256 or better",
+        ));
+    }
+    if key.kind() != (KeyKind::Ec { bits: 521 }) {
+        return parsed.verify_signature().map_err(|error| match error {
+            X509Error::SignatureUnsupportedAlgorithm => UNKNOWN_SIGNATURE,
+            _ => CertError::BadSignature,
+        });
+    }
+    let hashes = [
+        (OID_SIG_ECDSA_WITH_SHA256, &ECDSA_P521_SHA256_ASN1),
+        (OID_SIG_ECDSA_WITH_SHA384, &ECDSA_P521_SHA384_ASN1),
+        (OID_SIG_ECDSA_WITH_SHA512, &ECDSA_P521_SHA512_ASN1),
+    ];
+    let known = hashes.iter().find(|(oid, _)| oid == algorithm);
+    let (_, algorithm) = known.ok_or(UNKNOWN_SIGNATURE)?;
+    let info = &parsed.certification_request_info;
+    UnparsedPublicKey::new(*algorithm, &info.subject_pki.subject_public_key.data)
+        .verify(info.raw, &parsed.signature_value.data)
+        .map_err(|_| CertError::BadSignature)
+}
 
 fn ext_key_usages(parsed: &ExtendedKeyUsage<'_>) -> Vec<ExtKeyUsage> {
     let flags = [
@@ -243,6 +280,52 @@ mod tests {
             Err(CertError::Unacceptable(_))
         ));
         assert_eq!(Csr::from_pem_or_der(b"junk"), Err(NO_CSR));
+    }
+
+    #[test]
+    fn what_openssl_signs_verifies_with_every_key_and_hash_but_the_weak() {
+        let keys = [
+            vec!["ecparam", "-name", "prime256v1", "-genkey", "-noout"],
+            vec!["ecparam", "-name", "secp384r1", "-genkey", "-noout"],
+            vec!["ecparam", "-name", "secp521r1", "-genkey", "-noout"],
+            vec!["genrsa", "2048"],
+        ];
+        for arguments in keys {
+            let key = File::holding(&openssl(&arguments));
+            for hash in ["-sha256", "-sha384", "-sha512", "-sha1"] {
+                let request = openssl(&["req", "-new", "-key", &key.0, "-subj", "/CN=b", hash]);
+                let read = Csr::from_pem_or_der(&request);
+                // x509-parser has no P-256 or P-384 with SHA-512.
+                let small = matches!(arguments[2..], ["prime256v1" | "secp384r1", ..]);
+                let want = hash != "-sha1" && !(small && hash == "-sha512");
+                assert_eq!(read.is_ok(), want, "{arguments:?} {hash}: {read:?}");
+                assert_ne!(read, Err(CertError::BadSignature), "{arguments:?} {hash}");
+            }
+        }
+        let key = File::holding(&openssl(&[
+            "ecparam",
+            "-name",
+            "secp521r1",
+            "-genkey",
+            "-noout",
+        ]));
+        let arguments = [
+            "req",
+            "-new",
+            "-key",
+            &key.0,
+            "-subj",
+            "/CN=b.org",
+            "-outform",
+            "DER",
+        ];
+        let mut request = openssl(&arguments);
+        let at = request
+            .windows(5)
+            .position(|bytes| bytes == b"b.org")
+            .unwrap();
+        request[at] = b'c';
+        assert_eq!(Csr::from_pem_or_der(&request), Err(CertError::BadSignature));
     }
 
     proptest::proptest! {
