@@ -26,7 +26,7 @@ use rusqlite::OptionalExtension as _;
 
 use self::cache::RowCache;
 use self::database::{Database, decode_key, decode_row};
-use self::readers::Readers;
+use self::readers::{Reader, Readers};
 use self::writer::Writer;
 use super::{Range, Row, Storage, StorageError, WriteBatch, level_of};
 
@@ -106,18 +106,14 @@ impl Storage for Embedded {
             Ok(row) => return Ok(row),
             Err(vacancy) => vacancy,
         };
-        let name = key.to_owned();
-        let row = self
-            .readers
-            .read(move |reader| {
-                reader.run(|connection| {
-                    connection
-                        .prepare_cached("SELECT value, revision FROM rows WHERE key = ?1")?
-                        .query_row([name.as_bytes()], |row| decode_row(row, 0))
-                        .optional()
-                })
-            })
-            .await?;
+        let row = if let Some(row) = self.readers.read_here(|reader| point(&reader, key)) {
+            row?
+        } else {
+            let name = key.to_owned();
+            self.readers
+                .read(move |reader| point(&reader, &name))
+                .await?
+        };
         vacancy.fill(row.clone());
         Ok(row)
     }
@@ -187,4 +183,14 @@ impl Storage for Embedded {
         self.cache.clear();
         closed
     }
+}
+
+/// The row of one key.
+fn point(reader: &Reader<'_>, key: &str) -> Result<Option<Row>, StorageError> {
+    reader.run(|connection| {
+        connection
+            .prepare_cached("SELECT value, revision FROM rows WHERE key = ?1")?
+            .query_row([key.as_bytes()], |row| decode_row(row, 0))
+            .optional()
+    })
 }

@@ -43,6 +43,22 @@ impl Readers {
         }
     }
 
+    /// Runs a short `work` right here where a connection is idle: one row by its key costs less than
+    /// handing it to another thread. `None` where none is.
+    pub(super) fn read_here<T>(
+        &self,
+        work: impl FnOnce(Reader<'_>) -> Result<T, StorageError>,
+    ) -> Option<Result<T, StorageError>> {
+        let _permit = self.permits.try_acquire().ok()?;
+        let connection = lock(&self.idle).pop()?;
+        let result = work(Reader {
+            file: &self.file,
+            connection: &connection,
+        });
+        lock(&self.idle).push(connection);
+        Some(result)
+    }
+
     /// Runs `work` with a connection on a thread that may block.
     pub(super) async fn read<T: Send + 'static>(
         &self,
