@@ -42,7 +42,8 @@ struct InitAnswer {
     /// The same in base64.
     #[serde(serialize_with = "reveal_all")]
     keys_base64: Vec<Secret>,
-    /// A token that may do everything. Revoke it when others are set up.
+    /// A token that may do everything. Revoke it when others are set up. Empty where it could not be made;
+    /// the server's log then says why.
     #[serde(serialize_with = "daypass_contract::reveal")]
     root_token: Secret,
 }
@@ -182,8 +183,14 @@ async fn init(call: SystemCall, request: InitRequest) -> Result<Answer, Failure>
         .secret_threshold
         .unwrap_or(if shares == 5 { 3 } else { shares });
     let made = call.plane.seal.init(shares, threshold).await?;
-    let engine = call.plane.open().await?;
-    let (root_token, _) = engine.create_root_token("root", None).await?;
+    // Whatever fails from here on, the shares exist only in this answer and must not be lost with it.
+    let root_token = match first_token(&call).await {
+        Ok(token) => token,
+        Err(failure) => {
+            tracing::error!(%failure, "the server is initialized, but the first root token could not be made");
+            Secret::new([])
+        }
+    };
     if !by_itself {
         // Whoever holds the shares unseals: the server does not stay open by itself.
         call.plane.close().await;
@@ -202,6 +209,11 @@ async fn init(call: SystemCall, request: InitRequest) -> Result<Answer, Failure>
             root_token,
         },
     )
+}
+
+async fn first_token(call: &SystemCall) -> Result<Secret, Failure> {
+    let engine = call.plane.open().await?;
+    Ok(engine.create_root_token("root", None).await?.0)
 }
 
 async fn seal_status(call: SystemCall, _: NoFields) -> Result<Answer, Failure> {
