@@ -4,6 +4,9 @@
 #
 #   scripts/fuzz.sh [SECONDS] [TARGET…]
 #
+# FUZZ_SEED=N begins from a seed of your choice instead of a random one; CI does, so that a change fails
+# for what it changed and not for its luck.
+#
 # Installs cargo-fuzz where it is missing. Works with a stable compiler: RUSTC_BOOTSTRAP lets it take the
 # sanitizer's flags.
 set -euo pipefail
@@ -28,6 +31,7 @@ run() {
   # What is found goes to the first folder; the second holds the seeds.
   if RUST_BACKTRACE=0 TMPDIR=$work cargo fuzz run "$target" "$work/$target" "testdata/fuzz/$target" -- \
     -max_total_time="$seconds" -max_len=4096 -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 \
+    -seed="${FUZZ_SEED:-0}" \
     >"$log" 2>&1; then
     local runs coverage
     runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")

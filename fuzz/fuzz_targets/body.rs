@@ -64,7 +64,7 @@ fn mark(value: &mut Value) {
         Value::Null | Value::Bool(_) => {}
         Value::Number(number) if number.is_u64() => *number = Number::from(NUMBER),
         Value::Number(number) => *number = Number::from(-i64::try_from(NUMBER).unwrap_or(0)),
-        Value::String(text) => text.insert_str(text.len() / 2 - text.len() / 2 % 4, TEXT),
+        Value::String(text) => text.insert_str(text.floor_char_boundary(text.len() / 2), TEXT),
         Value::Array(values) => values.iter_mut().for_each(mark),
         Value::Object(fields) => fields.values_mut().for_each(mark),
     }
