@@ -112,7 +112,7 @@ enum Command {
     /// Run the server
     #[command(long_about = serve::SERVER)]
     Server(serve::ServerArgs),
-    /// Run a server for development: unsealed, in memory or one folder, ready to use
+    /// Run a server for development: unsealed, in a temporary folder or one of yours, ready to use
     #[command(long_about = serve::DEV)]
     Dev(serve::DevArgs),
     /// Show whether the server is initialised and unsealed (exit code 2 when sealed)

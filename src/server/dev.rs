@@ -62,6 +62,13 @@ impl Dev {
 /// # Errors
 /// [`StartError`].
 pub async fn start(options: DevOptions) -> Result<Dev, StartError> {
+    // Its key lies beside its data and its root token on a terminal: nobody else is to reach it.
+    if !ListenAddress::Tcp(options.listen.clone()).is_local() {
+        return Err(StartError::Setup {
+            what: "--listen".into(),
+            failure: Failure::Invalid("must be an address of this machine's loopback".into()),
+        });
+    }
     let temporary = match &options.data {
         Some(_) => None,
         None => Some(
