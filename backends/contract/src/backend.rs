@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 
 use crate::body::Body;
 use crate::error::BackendError;
+use crate::login::{Login, Peer, TokenParameters};
 use crate::route::{Endpoint, Operation, Routes};
 use crate::secret::Secret;
 use crate::store::Store;
@@ -65,6 +66,8 @@ pub struct Call {
     pub now: SystemTime,
     /// On whose behalf, for display names and templates.
     pub caller: Caller,
+    /// Over which connection.
+    pub peer: Peer,
 }
 
 /// Who asks, as far as a backend may know.
@@ -381,6 +384,16 @@ pub enum Handler {
     Answer(Box<dyn Fn(Call) -> BoxFuture<'static, Result<Reply, BackendError>> + Send + Sync>),
     /// Plans a credential, which the engine leases and then issues.
     Plan(Box<dyn Fn(Call) -> BoxFuture<'static, Result<Planned, BackendError>> + Send + Sync>),
+    /// Finds out who the caller is; the engine makes the token.
+    Login(LoginHandler),
+}
+
+/// What serves a login.
+pub struct LoginHandler {
+    /// The name that the caller claims, where it could be guessing the secret that goes with it.
+    pub claims: Box<dyn Fn(&Body) -> Option<String> + Send + Sync>,
+    /// Finds out who the caller is.
+    pub run: Box<dyn Fn(Call) -> BoxFuture<'static, Result<Login, BackendError>> + Send + Sync>,
 }
 
 /// The routes of a backend.
@@ -458,6 +471,45 @@ impl BackendRoutes {
     }
 }
 
+impl BackendRoutes {
+    /// Declares a login: a write that anyone may make. `claims` is the name that the caller claims where
+    /// its secret could be guessed (a user name, a role id): the engine locks a name out for a while after
+    /// too many [`BackendError::LoginFailed`].
+    pub fn login<B, Request, F, Fut>(
+        &mut self,
+        backend: &Arc<B>,
+        pattern: &'static str,
+        summary: &'static str,
+        claims: fn(&Request) -> Option<&str>,
+        handler: F,
+    ) -> &mut Endpoint<Handler>
+    where
+        B: Send + Sync + 'static,
+        Request: DeserializeOwned + JsonSchema + 'static,
+        F: Fn(Arc<B>, Call, Request) -> Fut + Copy + Send + Sync + 'static,
+        Fut: Future<Output = Result<Login, BackendError>> + Send + 'static,
+    {
+        let backend = Arc::clone(backend);
+        let run = move |call: Call| -> BoxFuture<'static, Result<Login, BackendError>> {
+            match call.body.decode::<Request>() {
+                Ok(request) => Box::pin(handler(Arc::clone(&backend), call, request)),
+                Err(error) => Box::pin(std::future::ready(Err(error.into()))),
+            }
+        };
+        let claims = move |body: &Body| {
+            let request = body.decode::<Request>().ok()?;
+            claims(&request).map(str::to_owned)
+        };
+        let handler = Handler::Login(LoginHandler {
+            claims: Box::new(claims),
+            run: Box::new(run),
+        });
+        let endpoint = self.add::<Request, ()>(Operation::Write, pattern, summary, handler);
+        endpoint.access = crate::route::Access::Anyone;
+        endpoint
+    }
+}
+
 /// A configured instance of what can issue credentials. One per mount.
 ///
 /// Planning handlers choose everything and touch nothing; [`Plan::issue`], [`Backend::renew`] and
@@ -493,6 +545,16 @@ pub trait Backend: Send + Sync {
     /// Does what is due at `now` (rotation, CRL building, tidying) and says when to be called next.
     async fn maintain(&self, _now: SystemTime) -> Result<Option<SystemTime>, BackendError> {
         Ok(None)
+    }
+
+    /// Asks again, for the renewal of a token, what the role behind [`Login::renewal`] says about tokens.
+    ///
+    /// # Errors
+    /// [`BackendError::LoginFailed`] where it would not let the caller in any more.
+    async fn renew_login(&self, _renewal: &Handle) -> Result<TokenParameters, BackendError> {
+        Err(BackendError::Unsupported(
+            "tokens of this mount are not renewable".into(),
+        ))
     }
 
     /// Releases connections. Called when the mount is disabled or the server stops.

@@ -17,6 +17,10 @@ pub enum BackendError {
     /// The operator's role or configuration cannot be honoured. Answered 400; the text is shown.
     #[error("{0}")]
     InvalidRole(String),
+    /// The caller did not prove who it claims to be. Counted against guessing; answered 400. The text is
+    /// the same whatever part of the proof was wrong.
+    #[error("{0}")]
+    LoginFailed(&'static str),
     /// What the path names does not exist. Answered 404.
     #[error("not found")]
     NotFound,

@@ -14,6 +14,7 @@
 mod backend;
 pub mod body;
 mod error;
+mod login;
 pub mod route;
 mod secret;
 mod store;
@@ -23,11 +24,14 @@ pub use async_trait::async_trait;
 
 pub use crate::backend::{
     Backend, BackendRoutes, BoxFuture, Call, Caller, Content, Credential, Handle, Handler, Host,
-    Json, Keys, ListRequest, NoFields, Plan, Planned, Presence, Reply, Revocability, Revocation,
-    System, Terms, TtlWish, Untyped,
+    Json, Keys, ListRequest, LoginHandler, NoFields, Plan, Planned, Presence, Reply, Revocability,
+    Revocation, System, Terms, TtlWish, Untyped,
 };
 pub use crate::body::{Body, BodyError};
 pub use crate::error::{BackendError, Source};
+pub use crate::login::{
+    Alias, Cidr, Login, Peer, TokenFields, TokenParameters, TokenType, WithToken,
+};
 pub use crate::route::{Access, Effect, Operation};
 pub use crate::secret::{Secret, reveal};
 pub use crate::store::{Batch, Entry, Revision, Store, StoreError, Write};
