@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use daypass_contract::{Access, NoFields, Operation, Secret, TtlWish};
+use daypass_contract::{Access, Cidr, NoFields, Operation, Secret, TtlWish};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::rfc3339;
-use crate::engine::{Answer, AuthView, Body, Engine, Failure, Serve, SystemCall, SystemRoutes};
+use crate::engine::{Answer, Engine, Failure, Serve, SystemCall, SystemRoutes};
 use crate::identity::{
     Accessor, NewToken, Principal, Removal, TokenId, TokenKind, TokenRecord, Validity,
 };
-use crate::lease::{LONGEST, clamp, renewed_end};
+use crate::lease::{LONGEST, clamp};
 use crate::policy::{Ask, Capability, builtin, decide};
 
 /// Accessors that a list gives at most.
@@ -96,6 +96,10 @@ struct TokenView {
     #[serde(skip_serializing_if = "Option::is_none")]
     period: Option<u64>,
     policies: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    bound_cidrs: Vec<Cidr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<String>,
     renewable: bool,
     ttl: u64,
     #[serde(rename = "type")]
@@ -361,12 +365,15 @@ async fn create(
         validity,
         uses,
         entity_id: None,
+        origin: None,
+        role: None,
+        bound_cidrs: Vec::new(),
     };
     let (text, made) = engine.tokens.create(new).await?;
     if let Some(end) = made.record.ends_at {
         engine.expect_token_end(end);
     }
-    let mut answer = Answer::of(Body::Auth(Box::new(auth_view(text, &made, call.now))));
+    let mut answer = engine.auth_answer(text, &made);
     answer.warnings = answer_warnings;
     Ok(answer)
 }
@@ -416,7 +423,7 @@ fn policies(
 }
 
 fn has_sudo(engine: &Engine, principal: &Principal, path: &str) -> bool {
-    let acl = engine.policies.acl(&principal.record.policies);
+    let acl = engine.policies.acl(principal.policies());
     decide(
         &acl,
         &Ask {
@@ -428,38 +435,6 @@ fn has_sudo(engine: &Engine, principal: &Principal, path: &str) -> bool {
         },
     )
     .is_ok()
-}
-
-/// The `auth` part of an answer.
-fn auth_view(text: Secret, principal: &Principal, now: SystemTime) -> AuthView {
-    let record = &principal.record;
-    AuthView {
-        client_token: text,
-        accessor: principal
-            .token
-            .as_ref()
-            .map_or_else(String::new, |id| id.accessor().to_string()),
-        policies: record.policies.clone(),
-        token_policies: record.policies.clone(),
-        metadata: (!record.meta.is_empty()).then(|| record.meta.clone()),
-        lease_duration: seconds_left(record, now),
-        renewable: record.renewable,
-        entity_id: record.entity_id.clone().unwrap_or_default(),
-        token_type: principal.kind().as_str(),
-        orphan: record.parent.is_none(),
-        mfa_requirement: None,
-        num_uses: record.uses_left.unwrap_or_default(),
-    }
-}
-
-fn seconds_left(record: &TokenRecord, now: SystemTime) -> u64 {
-    // Rounded, not cut: a token of an hour does not answer 3599 at once.
-    record
-        .ends_at
-        .and_then(|end| end.duration_since(now).ok())
-        .map_or(0, |left| {
-            u64::try_from(left.as_millis().div_ceil(1000)).unwrap_or(u64::MAX)
-        })
 }
 
 fn token_view(
@@ -488,8 +463,10 @@ fn token_view(
         path: record.path.clone(),
         period: record.period.map(|period| period.as_secs()),
         policies: record.policies.clone(),
+        bound_cidrs: record.bound_cidrs.clone(),
+        role: record.role.clone(),
         renewable: record.renewable,
-        ttl: seconds_left(record, now),
+        ttl: record.seconds_left(now),
         kind: kind.as_str(),
     }
 }
@@ -510,7 +487,7 @@ async fn lookup(call: SystemCall, request: TokenRequest) -> Result<Answer, Failu
     let Some(token) = request.token else {
         return lookup_self(call, NoFields {}).await;
     };
-    let principal = call.engine()?.tokens.authenticate(&token).await?;
+    let principal = call.engine()?.authenticate(&token).await?;
     // As the peer: 403, so that the answer does not tell a wrong token from a path one may not use.
     let principal = principal.ok_or(Failure::Denied)?;
     Answer::data(&token_view(
@@ -565,7 +542,6 @@ async fn renew(call: SystemCall, request: TokenRequest) -> Result<Answer, Failur
     };
     let principal = call
         .engine()?
-        .tokens
         .authenticate(&token)
         .await?
         .ok_or(Failure::Denied)?;
@@ -574,10 +550,7 @@ async fn renew(call: SystemCall, request: TokenRequest) -> Result<Answer, Failur
 
 async fn renew_accessor(call: SystemCall, request: AccessorRequest) -> Result<Answer, Failure> {
     let (id, record) = by_accessor(&*call.engine()?, &request).await?;
-    let principal = Principal {
-        token: Some(id),
-        record: std::sync::Arc::new(record),
-    };
+    let principal = Principal::new(Some(id), std::sync::Arc::new(record));
     renew_token(&call, None, &principal, request.increment).await
 }
 
@@ -588,29 +561,8 @@ async fn renew_token(
     increment: Option<Duration>,
 ) -> Result<Answer, Failure> {
     let engine = call.engine()?;
-    let record = &principal.record;
-    let Some(id) = &principal.token else {
-        return Err(Failure::Invalid("batch tokens cannot be renewed".into()));
-    };
-    if record.ends_at.is_some() && !record.renewable {
-        return Err(Failure::Invalid("lease is not renewable".into()));
-    }
-    let renewed = if record.ends_at.is_some() {
-        let increment = increment.filter(|increment| !increment.is_zero());
-        let increment = record.period.or(increment).unwrap_or(record.creation_ttl);
-        let end = renewed_end(call.now, increment, record.max_ends_at);
-        let renewed = engine.tokens.renew(id, end).await?;
-        engine.expect_token_end(end);
-        Principal {
-            token: Some(id.clone()),
-            record: std::sync::Arc::new(renewed),
-        }
-    } else {
-        principal.clone()
-    };
-    let mut view = auth_view(text.unwrap_or_else(|| Secret::new([])), &renewed, call.now);
-    view.renewable = renewed.record.renewable;
-    Ok(Answer::of(Body::Auth(Box::new(view))))
+    let renewed = engine.renew_token(principal, increment).await?;
+    Ok(engine.auth_answer(text.unwrap_or_else(|| Secret::new([])), &renewed))
 }
 
 async fn revoke_self(call: SystemCall, _: NoFields) -> Result<Answer, Failure> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::body::Body as HttpBody;
+use daypass_contract::Peer;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -203,10 +204,20 @@ impl Listener {
                 let _permit = permit;
                 let served = async {
                     match tls {
-                        None => converse(stream, remote, service, &builder, watcher).await,
+                        None => {
+                            let peer = Peer {
+                                address: remote,
+                                ..Peer::default()
+                            };
+                            converse(stream, peer, service, &builder, watcher).await
+                        }
                         Some(acceptor) => match handshake(acceptor, stream).await {
                             Some(stream) => {
-                                converse(stream, remote, service, &builder, watcher).await
+                                let peer = Peer {
+                                    address: remote,
+                                    certificates: presented(&stream),
+                                };
+                                converse(stream, peer, service, &builder, watcher).await
                             }
                             None => Ok(()),
                         },
@@ -242,9 +253,18 @@ async fn handshake(
     }
 }
 
+/// The certificates that the client presented, its own first.
+fn presented(stream: &tokio_rustls::server::TlsStream<Box<dyn Stream>>) -> Arc<[Vec<u8>]> {
+    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    certificates
+        .iter()
+        .map(|certificate| certificate.to_vec())
+        .collect()
+}
+
 async fn converse<S>(
     stream: S,
-    remote: Option<SocketAddr>,
+    peer: Peer,
     service: Service,
     builder: &auto::Builder<TokioExecutor>,
     watcher: hyper_util::server::graceful::Watcher,
@@ -253,10 +273,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let answer = service_fn(move |request: http::Request<Incoming>| {
-        let service = service.clone();
+        let (service, peer) = (service.clone(), peer.clone());
         async move {
             let request = request.map(HttpBody::new);
-            Ok::<_, Infallible>(service.handle(request, remote).await)
+            Ok::<_, Infallible>(service.handle(request, peer).await)
         }
     });
     let connection = builder.serve_connection(TokioIo::new(stream), answer);

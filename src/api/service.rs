@@ -1,12 +1,11 @@
 //! From an HTTP request to an engine [`Request`], and back.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body as HttpBody;
 use axum::response::Response;
-use daypass_contract::{Operation, Secret};
+use daypass_contract::{Operation, Peer, Secret, parse_duration};
 use http::{HeaderMap, Method, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::{Map, Value};
@@ -80,11 +79,7 @@ impl Service {
     }
 
     /// Answers one request.
-    pub async fn handle(
-        &self,
-        request: http::Request<HttpBody>,
-        remote: Option<SocketAddr>,
-    ) -> Response {
+    pub async fn handle(&self, request: http::Request<HttpBody>, peer: Peer) -> Response {
         let id = uuid::Uuid::new_v4().to_string();
         let head = request.method() == Method::HEAD;
         let Ok(_room) = self.room.try_acquire() else {
@@ -98,7 +93,7 @@ impl Service {
         let started = tokio::time::Instant::now();
         let path = request.uri().path().to_owned();
         let method = request.method().clone();
-        let work = self.answer(&id, request, remote);
+        let work = self.answer(&id, request, peer);
         let mut response = match tokio::time::timeout(self.limits.request_timeout, work).await {
             Ok(response) => response,
             Err(_) => respond(
@@ -117,12 +112,7 @@ impl Service {
         response
     }
 
-    async fn answer(
-        &self,
-        id: &str,
-        request: http::Request<HttpBody>,
-        remote: Option<SocketAddr>,
-    ) -> Response {
+    async fn answer(&self, id: &str, request: http::Request<HttpBody>, peer: Peer) -> Response {
         let mut parsed = Request {
             id: id.to_owned(),
             operation: Operation::Read,
@@ -130,7 +120,8 @@ impl Service {
             path: request.uri().path().trim_start_matches('/').to_owned(),
             token: token(request.headers()),
             fields: Map::new(),
-            remote,
+            peer,
+            wrap_ttl: None,
         };
         match self.parse(&mut parsed, request).await {
             Ok(()) => respond(id, self.plane.serve(parsed).await),
@@ -154,7 +145,8 @@ impl Service {
             return Err(Failure::NoRoute(text));
         };
         parsed.path = decode_path(path)?;
-        check_headers(&parts.headers)?;
+        check_namespace(&parts.headers)?;
+        parsed.wrap_ttl = wrap_ttl(&parts.headers)?;
         let mut fields = query(parts.uri.query().unwrap_or_default())?;
         let listing = fields
             .get("list")
@@ -235,25 +227,33 @@ fn query(text: &str) -> Result<Map<String, Value>, Failure> {
     Ok(fields)
 }
 
-fn check_headers(headers: &HeaderMap) -> Result<(), Failure> {
-    for name in ["x-vault-namespace", "x-vault-wrap-ttl"] {
-        let given = headers.get(name).map(|value| value.as_bytes().trim_ascii());
-        let harmless = matches!(given, None | Some(b"" | b"root" | b"/"));
-        match name {
-            "x-vault-namespace" if !harmless => {
-                return Err(Failure::Invalid(
-                    "there are no namespaces here: leave X-Vault-Namespace out".into(),
-                ));
-            }
-            "x-vault-wrap-ttl" if !matches!(given, None | Some(b"" | b"0")) => {
-                return Err(Failure::Unsupported(
-                    "response wrapping is not available yet: leave X-Vault-Wrap-TTL out".into(),
-                ));
-            }
-            _ => {}
-        }
+fn check_namespace(headers: &HeaderMap) -> Result<(), Failure> {
+    let given = headers
+        .get("x-vault-namespace")
+        .map(|value| value.as_bytes().trim_ascii());
+    match given {
+        None | Some(b"" | b"root" | b"/") => Ok(()),
+        Some(_) => Err(Failure::Invalid(
+            "there are no namespaces here: leave X-Vault-Namespace out".into(),
+        )),
     }
-    Ok(())
+}
+
+/// For how long the caller wants the answer wrapped, where at all.
+fn wrap_ttl(headers: &HeaderMap) -> Result<Option<Duration>, Failure> {
+    let Some(given) = headers.get("x-vault-wrap-ttl") else {
+        return Ok(None);
+    };
+    let text = given.to_str().unwrap_or("?").trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match parse_duration(text) {
+        Some(ttl) => Ok(Some(ttl).filter(|ttl| !ttl.is_zero())),
+        None => Err(Failure::Invalid(
+            "header X-Vault-Wrap-TTL: must be seconds or a duration such as 5m".into(),
+        )),
+    }
 }
 
 fn token(headers: &HeaderMap) -> Option<Secret> {

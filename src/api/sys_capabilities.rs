@@ -64,13 +64,13 @@ async fn of_token(call: SystemCall, request: Request) -> Result<Answer, Failure>
         .as_ref()
         .ok_or_else(|| Failure::Invalid("field \"token\": is required".into()))?;
     let engine = call.engine()?;
-    let principal = engine.tokens.authenticate(token).await?;
+    let principal = engine.authenticate(token).await?;
     let principal = principal.ok_or_else(|| Failure::Invalid("invalid token".into()))?;
-    answer(&call, &principal.record.policies, request)
+    answer(&call, principal.policies(), request)
 }
 
 async fn of_self(call: SystemCall, request: Request) -> Result<Answer, Failure> {
-    let policies = call.principal()?.record.policies.clone();
+    let policies = call.principal()?.policies().to_vec();
     answer(&call, &policies, request)
 }
 

@@ -70,13 +70,12 @@ async fn visible(call: SystemCall, _: NoFields) -> Result<Answer, Failure> {
             auth: BTreeMap::new(),
         });
     };
-    let acl = engine.policies.acl(&principal.record.policies);
+    let acl = engine.policies.acl(principal.policies());
     let mut secret = table(&engine);
     secret.retain(|path, _| may_use(&acl, path));
-    Answer::data(&Visible {
-        secret,
-        auth: auth_table(),
-    })
+    let mut auth = auth_table(&engine);
+    auth.retain(|path, _| may_use(&acl, &format!("auth/{path}")));
+    Answer::data(&Visible { secret, auth })
 }
 
 async fn mount_at(call: SystemCall, request: PathRequest) -> Result<Answer, Failure> {
@@ -88,7 +87,7 @@ async fn mount_at(call: SystemCall, request: PathRequest) -> Result<Answer, Fail
         .find(request.path.trim_matches('/'))
         .ok_or_else(denied)?;
     let path = format!("{}/", mount.record().path);
-    let acl = engine.policies.acl(&principal.record.policies);
+    let acl = engine.policies.acl(principal.policies());
     if !may_use(&acl, &path) {
         return Err(Failure::Denied);
     }

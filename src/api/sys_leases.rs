@@ -188,7 +188,7 @@ async fn permitted(call: &SystemCall, verb: &str, id: &LeaseId) -> Result<LeaseR
         (None, _) => false,
     };
     let by_policy = || {
-        let acl = engine.policies.acl(&principal.record.policies);
+        let acl = engine.policies.acl(principal.policies());
         let path = format!("sys/leases/{verb}/{}", id.as_str());
         decide(
             &acl,

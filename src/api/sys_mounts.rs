@@ -1,14 +1,15 @@
-//! `sys/mounts`, `sys/remount`, `sys/auth`.
+//! `sys/mounts`, `sys/remount`, and `sys/auth`, which is the same for what is mounted below `auth/`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use daypass_contract::{Access, NoFields, Operation, Revocability};
+use daypass_contract::{Access, NoFields, Operation, Revocability, TokenType};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::engine::{
-    Answer, Engine, Failure, Mount, MountConfig, NewMount, Serve, SystemCall, SystemRoutes,
+    Answer, Class, Engine, Failure, Mount, MountConfig, MountRecord, NewMount, Serve, SystemCall,
+    SystemRoutes,
 };
 
 #[derive(Deserialize, JsonSchema)]
@@ -25,6 +26,8 @@ struct ConfigRequest {
     #[serde(default, with = "daypass_contract::duration::option")]
     #[schemars(with = "Option<String>")]
     max_lease_ttl: Option<Duration>,
+    /// What kind of token logins make where the role says nothing.
+    token_type: Option<TokenType>,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -67,6 +70,7 @@ struct TuneRequest {
     #[serde(default, with = "daypass_contract::duration::option")]
     #[schemars(with = "Option<String>")]
     max_lease_ttl: Option<Duration>,
+    token_type: Option<TokenType>,
     description: Option<String>,
     options: Option<BTreeMap<String, String>>,
 }
@@ -106,6 +110,8 @@ struct ConfigView {
     default_lease_ttl: u64,
     max_lease_ttl: u64,
     force_no_cache: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_type: Option<TokenType>,
 }
 
 /// A mount as the API shows it.
@@ -137,6 +143,8 @@ struct TuneView {
     default_lease_ttl: u64,
     max_lease_ttl: u64,
     force_no_cache: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_type: Option<TokenType>,
     description: String,
     options: Option<BTreeMap<String, String>>,
 }
@@ -188,18 +196,44 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
     routes
         .serve::<NoFields, Table, _, _>(Read, "sys/auth", "Lists the auth methods.", list_auth)
         .access = Access::Sudo;
-    routes.serve::<PathRequest, MountView, _, _>(
-        Read,
-        "sys/auth/{path*}",
-        "Describes an auth method.",
-        read_auth,
-    );
+    routes
+        .serve::<PathRequest, MountView, _, _>(
+            Read,
+            "sys/auth/{path*}",
+            "Describes an auth method.",
+            read_auth,
+        )
+        .access = Access::Sudo;
+    routes
+        .serve::<EnableRequest, (), _, _>(
+            Write,
+            "sys/auth/{path*}",
+            "Enables an auth method at a path.",
+            enable_auth,
+        )
+        .access = Access::Sudo;
+    routes
+        .serve::<PathRequest, (), _, _>(
+            Delete,
+            "sys/auth/{path*}",
+            "Disables an auth method after revoking the tokens it made, and deletes what it stored.",
+            disable_auth,
+        )
+        .access = Access::Sudo;
     routes
         .serve::<PathRequest, TuneView, _, _>(
             Read,
-            "sys/auth/{path}/tune",
+            "sys/auth/{path*}/tune",
             "Reads what can be tuned.",
             read_auth_tune,
+        )
+        .access = Access::Sudo;
+    routes
+        .serve::<TuneRequest, (), _, _>(
+            Write,
+            "sys/auth/{path*}/tune",
+            "Tunes an auth method.",
+            tune_auth,
         )
         .access = Access::Sudo;
 }
@@ -217,6 +251,7 @@ pub(super) fn view(mount: &Mount) -> MountView {
             default_lease_ttl: set(record.config.default_lease_ttl),
             max_lease_ttl: set(record.config.max_lease_ttl),
             force_no_cache: false,
+            token_type: token_type(&record),
         },
         options: (!record.options.is_empty()).then(|| record.options.clone()),
         local: false,
@@ -242,6 +277,7 @@ fn built_in(kind: &str, description: &str) -> MountView {
             default_lease_ttl: 0,
             max_lease_ttl: 0,
             force_no_cache: false,
+            token_type: (kind == "token").then_some(TokenType::DefaultService),
         },
         options: None,
         local: false,
@@ -256,61 +292,114 @@ fn built_in(kind: &str, description: &str) -> MountView {
     }
 }
 
+/// What is shown of how an auth method's tokens are.
+fn token_type(record: &MountRecord) -> Option<TokenType> {
+    match (Class::of(&record.path), record.config.token_type) {
+        (Class::Secrets, _) => None,
+        (Class::Auth, TokenType::Default) => Some(TokenType::DefaultService),
+        (Class::Auth, other) => Some(other),
+    }
+}
+
+/// The mounts of a class, by path; auth methods without the `auth/` before it.
+fn mounts_of(engine: &Engine, class: Class) -> Table {
+    let mounts = engine.mounts.all();
+    let fitting = mounts.iter().filter_map(|mount| {
+        let record = mount.record();
+        let path = record.path.strip_prefix("auth/").unwrap_or(&record.path);
+        (Class::of(&record.path) == class).then(|| (format!("{path}/"), view(mount)))
+    });
+    fitting.collect()
+}
+
 pub(super) fn table(engine: &Engine) -> Table {
-    let mut table: Table = engine
-        .mounts
-        .all()
-        .iter()
-        .map(|mount| (format!("{}/", mount.record().path), view(mount)))
-        .collect();
-    table.insert(
-        "sys/".into(),
-        built_in(
+    let mut table = mounts_of(engine, Class::Secrets);
+    for (path, kind, description) in [
+        (
+            "sys/",
             "system",
             "system endpoints used for control, policy and debugging",
         ),
-    );
+        (
+            "cubbyhole/",
+            "cubbyhole",
+            "per-token private secret storage",
+        ),
+        ("identity/", "identity", "identity store"),
+    ] {
+        table.insert(path.into(), built_in(kind, description));
+    }
     table
 }
 
-pub(super) fn auth_table() -> Table {
-    Table::from([(
+pub(super) fn auth_table(engine: &Engine) -> Table {
+    let mut table = mounts_of(engine, Class::Auth);
+    table.insert(
         "token/".into(),
         built_in("token", "token based credentials"),
-    )])
+    );
+    table
 }
 
 async fn list(call: SystemCall, _: NoFields) -> Result<Answer, Failure> {
     Answer::flat(&table(&*call.engine()?))
 }
 
-async fn list_auth(_: SystemCall, _: NoFields) -> Result<Answer, Failure> {
-    Answer::flat(&auth_table())
+async fn list_auth(call: SystemCall, _: NoFields) -> Result<Answer, Failure> {
+    Answer::flat(&auth_table(&*call.engine()?))
 }
 
-async fn read_auth(_: SystemCall, request: PathRequest) -> Result<Answer, Failure> {
+async fn read_auth(call: SystemCall, request: PathRequest) -> Result<Answer, Failure> {
     let path = format!("{}/", request.path.trim_matches('/'));
-    match auth_table().remove(&path) {
+    match auth_table(&*call.engine()?).remove(&path) {
         Some(view) => Answer::flat(&view),
-        None => Err(Failure::Invalid(format!("no auth method at auth/{path}"))),
+        None => Err(Failure::Invalid(format!("No auth engine at {path}"))),
     }
+}
+
+/// Where an auth method is in the table of mounts.
+fn below_auth(path: &str) -> String {
+    format!("auth/{}", path.trim_matches('/'))
+}
+
+async fn enable_auth(call: SystemCall, mut request: EnableRequest) -> Result<Answer, Failure> {
+    request.path = below_auth(&request.path);
+    enable_any(&call, request).await
+}
+
+async fn disable_auth(call: SystemCall, request: PathRequest) -> Result<Answer, Failure> {
+    disable_any(&call, &below_auth(&request.path)).await
+}
+
+async fn tune_auth(call: SystemCall, mut request: TuneRequest) -> Result<Answer, Failure> {
+    request.path = below_auth(&request.path);
+    tune(call, request).await
 }
 
 async fn read_auth_tune(call: SystemCall, request: PathRequest) -> Result<Answer, Failure> {
     if request.path.trim_matches('/') != "token" {
-        return Err(Failure::Invalid(format!(
-            "no auth method at auth/{}/",
-            request.path
-        )));
+        let path = below_auth(&request.path);
+        return read_tune(call, PathRequest { path }).await;
     }
     let ttl = call.plane.settings.ttl;
     Answer::flat(&TuneView {
         default_lease_ttl: ttl.default.as_secs(),
         max_lease_ttl: ttl.max.as_secs(),
         force_no_cache: false,
+        token_type: Some(TokenType::DefaultService),
         description: "token based credentials".into(),
         options: None,
     })
+}
+
+/// `sys/mounts` does not do for auth methods what only `sys/auth` may.
+fn only_secrets(path: &str) -> Result<(), Failure> {
+    match Class::of(path.trim_matches('/')) {
+        Class::Secrets => Ok(()),
+        Class::Auth => Err(Failure::Invalid(
+            "field \"path\": auth methods are enabled and disabled at sys/auth".into(),
+        )),
+    }
 }
 
 fn find(engine: &Engine, path: &str) -> Result<std::sync::Arc<Mount>, Failure> {
@@ -329,6 +418,11 @@ async fn read(call: SystemCall, request: PathRequest) -> Result<Answer, Failure>
 }
 
 async fn enable(call: SystemCall, request: EnableRequest) -> Result<Answer, Failure> {
+    only_secrets(&request.path)?;
+    enable_any(&call, request).await
+}
+
+async fn enable_any(call: &SystemCall, request: EnableRequest) -> Result<Answer, Failure> {
     call.engine()?
         .enable_mount(NewMount {
             path: request.path,
@@ -338,6 +432,7 @@ async fn enable(call: SystemCall, request: EnableRequest) -> Result<Answer, Fail
             config: MountConfig {
                 default_lease_ttl: nonzero(request.config.default_lease_ttl),
                 max_lease_ttl: nonzero(request.config.max_lease_ttl),
+                token_type: request.config.token_type.unwrap_or_default(),
             },
             managed: false,
         })
@@ -350,9 +445,14 @@ fn nonzero(ttl: Option<Duration>) -> Option<Duration> {
 }
 
 async fn disable(call: SystemCall, request: PathRequest) -> Result<Answer, Failure> {
+    only_secrets(&request.path)?;
+    disable_any(&call, &request.path).await
+}
+
+async fn disable_any(call: &SystemCall, path: &str) -> Result<Answer, Failure> {
     let engine = call.engine()?;
-    refuse_managed(&engine, &request.path)?;
-    engine.disable_mount(&request.path).await?;
+    refuse_managed(&engine, path)?;
+    engine.disable_mount(path).await?;
     Ok(Answer::nothing())
 }
 
@@ -373,6 +473,7 @@ async fn read_tune(call: SystemCall, request: PathRequest) -> Result<Answer, Fai
         default_lease_ttl: limits.default.as_secs(),
         max_lease_ttl: limits.max.as_secs(),
         force_no_cache: false,
+        token_type: token_type(&record),
         description: record.description.clone(),
         options: (!record.options.is_empty()).then(|| record.options.clone()),
     })
@@ -398,6 +499,9 @@ async fn tune(call: SystemCall, request: TuneRequest) -> Result<Answer, Failure>
             }
             if let Some(ttl) = request.max_lease_ttl {
                 record.config.max_lease_ttl = nonzero(Some(ttl));
+            }
+            if let Some(token_type) = request.token_type {
+                record.config.token_type = token_type;
             }
             if let Some(description) = request.description {
                 record.description = description;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::body::Body as HttpBody;
+use daypass_contract::Peer;
 use http::{Method, Request};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
@@ -76,7 +77,11 @@ impl Http {
             request = request.header(*name, *value);
         }
         let request = request.body(body.into()).unwrap();
-        let (parts, body) = self.service.handle(request, None).await.into_parts();
+        let (parts, body) = self
+            .service
+            .handle(request, Peer::default())
+            .await
+            .into_parts();
         Answered {
             status: parts.status.as_u16(),
             headers: parts.headers,
@@ -512,7 +517,11 @@ async fn more_requests_than_there_is_room_for_are_sent_away() {
                 .header("x-vault-token", root)
                 .body(HttpBody::empty())
                 .unwrap();
-            service.handle(request, None).await.status().as_u16()
+            service
+                .handle(request, Peer::default())
+                .await
+                .status()
+                .as_u16()
         });
     }
     while http

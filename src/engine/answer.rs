@@ -1,10 +1,9 @@
 //! What comes in and what goes out, free of HTTP.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use daypass_contract::{BackendError, Content, Json, Operation, Secret, StoreError};
+use daypass_contract::{BackendError, Content, Json, Operation, Peer, Secret, StoreError};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -27,8 +26,10 @@ pub struct Request {
     pub token: Option<Secret>,
     /// Query and body.
     pub fields: Map<String, Value>,
-    /// Where it came from.
-    pub remote: Option<SocketAddr>,
+    /// Over which connection it came.
+    pub peer: Peer,
+    /// For how long the caller wants the answer wrapped, where at all.
+    pub wrap_ttl: Option<Duration>,
 }
 
 /// What a request is answered with.
@@ -94,6 +95,9 @@ pub struct AuthView {
     pub policies: Vec<String>,
     /// Those on the token itself.
     pub token_policies: Vec<String>,
+    /// Those of its entity and of the groups that is in.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub identity_policies: Vec<String>,
     /// Free key-value pairs.
     pub metadata: Option<BTreeMap<String, String>>,
     /// Seconds; 0 for a token without end.
@@ -282,6 +286,7 @@ impl From<BackendError> for Failure {
             BackendError::InvalidRequest(text) | BackendError::InvalidRole(text) => {
                 Self::Invalid(text)
             }
+            BackendError::LoginFailed(text) => Self::Invalid(text.to_owned()),
             BackendError::NotFound => Self::NotFound,
             BackendError::Refused { .. } | BackendError::Indeterminate(_) => {
                 Self::Upstream(error.to_string())

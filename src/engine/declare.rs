@@ -103,7 +103,8 @@ impl ControlPlane {
             path,
             token: Some(token.duplicate()),
             fields,
-            remote: None,
+            peer: daypass_contract::Peer::default(),
+            wrap_ttl: None,
         };
         // The engine is not published yet, so the request is served with it in hand.
         self.serve_with(Some(Arc::clone(engine)), request).await?;
@@ -135,6 +136,7 @@ async fn declare_mount(engine: &Arc<Engine>, mount: &config::Mount) -> Result<()
     let config = MountConfig {
         default_lease_ttl: mount.default_lease_ttl,
         max_lease_ttl: mount.max_lease_ttl,
+        token_type: daypass_contract::TokenType::default(),
     };
     let Some(there) = engine.mounts.at(&mount.path) else {
         let new = NewMount {

@@ -10,6 +10,8 @@
 mod answer;
 mod declare;
 mod issue;
+mod lockout;
+mod login;
 mod mounts;
 mod passwords;
 mod pipeline;
@@ -27,10 +29,11 @@ mod unopened;
 
 pub use answer::{Answer, AuthView, Body, Failure, LeaseView, Request};
 pub use declare::Declarations;
+pub use lockout::LockoutLimits;
 pub use mounts::{Mount, MountConfig, MountRecord, Mounts, NewMount};
 pub use passwords::Passwords;
 pub use plane::{ControlPlane, Engine, Parts, Settings};
 pub use policies::Policies;
 pub use quota::Quotas;
-pub use registry::{BackendKind, kinds};
+pub use registry::{BackendKind, Class, kinds};
 pub use system::{Serve, SystemCall, SystemHandler, SystemRoutes};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use daypass_contract::{
-    Backend, BackendError, BackendRoutes, Batch, Clock, Host, Secret, System, millis,
+    Backend, BackendError, BackendRoutes, Batch, Clock, Host, Secret, System, TokenType, millis,
 };
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::answer::Failure;
 use super::passwords::Passwords;
 use super::plane::Engine;
-use super::registry;
+use super::registry::{self, Class};
 use super::revoke::LeaseReaper;
 use super::unopened::Unopened;
 use crate::lease::{LeaseId, Limits, Queue};
@@ -71,6 +71,9 @@ pub struct MountConfig {
         skip_serializing_if = "Option::is_none"
     )]
     pub max_lease_ttl: Option<Duration>,
+    /// The kind of token that logins make where the role says nothing.
+    #[serde(default)]
+    pub token_type: TokenType,
 }
 
 /// A mount to be enabled.
@@ -256,7 +259,7 @@ impl Engine {
     pub async fn enable_mount(self: &Arc<Self>, new: NewMount) -> Result<Arc<Mount>, Failure> {
         let path = new.path.trim_matches('/').to_owned();
         check_path(&path)?;
-        let (kind, options) = kind_and_options(&new.kind, new.options)?;
+        let (kind, options) = kind_and_options(&new.kind, new.options, Class::of(&path))?;
         let _change = self.mounts.changing.lock().await;
         self.check_free(&path)?;
         let random: [u8; 4] = self.entropy.bytes();
@@ -330,6 +333,11 @@ impl Engine {
     pub async fn remount(self: &Arc<Self>, from: &str, to: &str) -> Result<(), Failure> {
         let to = to.trim_matches('/').to_owned();
         check_path(&to)?;
+        if Class::of(from.trim_matches('/')) != Class::of(&to) {
+            return Err(Failure::Invalid(
+                "field \"to\": auth methods are mounted below auth/, and nothing else is".into(),
+            ));
+        }
         let _change = self.mounts.changing.lock().await;
         let mount = self.mounts.at(from).ok_or_else(|| {
             Failure::Invalid("field \"from\": there is no mount at this path".into())
@@ -357,6 +365,7 @@ impl Engine {
         record.leaving = true;
         self.store_mount(&record).await?;
         mount.replace(record.clone());
+        self.revoke_tokens_of_mount(&record.id).await?;
         self.settle(&mount).await?;
         mount.stop.cancel();
         self.mounts.change(|table| drop(table.remove(&record.path)));
@@ -497,9 +506,13 @@ fn check_path(path: &str) -> Result<(), Failure> {
             "field \"path\": must be segments of letters, digits, \"-\", \"_\" and \".\", joined by \"/\"".into(),
         ));
     }
-    match path.split('/').next() {
-        Some(reserved @ ("sys" | "auth" | "cubbyhole" | "identity")) => Err(Failure::Invalid(
-            format!("field \"path\": \"{reserved}/\" is reserved"),
+    let mut segments = path.split('/');
+    match (segments.next(), segments.next()) {
+        (Some(reserved @ ("sys" | "cubbyhole" | "identity")), _) => Err(Failure::Invalid(format!(
+            "field \"path\": \"{reserved}/\" is reserved"
+        ))),
+        (Some("auth"), None | Some("token")) => Err(Failure::Invalid(
+            "field \"path\": \"auth/token/\" is reserved".into(),
         )),
         _ => Ok(()),
     }
@@ -509,6 +522,7 @@ fn check_path(path: &str) -> Result<(), Failure> {
 fn kind_and_options(
     kind: &str,
     mut options: BTreeMap<String, String>,
+    class: Class,
 ) -> Result<(String, BTreeMap<String, String>), Failure> {
     let kind = match kind {
         "kv-v2" => {
@@ -521,10 +535,15 @@ fn kind_and_options(
         }
         other => other,
     };
-    if registry::kinds().iter().any(|known| known.name == kind) {
+    let fitting = || {
+        registry::kinds()
+            .iter()
+            .filter(move |kind| kind.class == class)
+    };
+    if fitting().any(|known| known.name == kind) {
         return Ok((kind.to_owned(), options));
     }
-    let names = || registry::kinds().iter().map(|kind| kind.name);
+    let names = || fitting().map(|kind| kind.name);
     let hint = daypass_contract::body::nearest(kind, names()).map_or_else(
         || format!("known are {}", names().collect::<Vec<_>>().join(", ")),
         |name| format!("did you mean \"{name}\"?"),

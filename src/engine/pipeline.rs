@@ -81,7 +81,7 @@ impl Trail {
             mount_point: None,
             mount_type: None,
             mount_accessor: None,
-            remote: request.remote.map(|remote| remote.to_string()),
+            remote: request.peer.address.map(|address| address.to_string()),
             principal: principal.cloned(),
             data: fields.map(|fields| hasher.hash_json(&fields, &[])),
             accessor: accessor.map(|accessor| hasher.hash(accessor.as_str().as_bytes())),
@@ -104,7 +104,7 @@ impl Trail {
             display_name: &principal.record.display_name,
             client_token: self.token.as_ref(),
             accessor: self.accessor.as_ref(),
-            policies: (&principal.record.policies).into(),
+            policies: principal.policies().into(),
             entity_id: principal.record.entity_id.as_deref(),
             token_type: Some(principal.kind().as_str()),
             delegation: audit::Names::default(),
@@ -182,10 +182,18 @@ impl ControlPlane {
             _ => Ok(None),
         };
         let principal = match authenticated {
+            Ok(Some(principal)) => match &engine {
+                Some(engine) => engine.admit(principal, &request.peer).await,
+                None => Ok(None),
+            },
+            Ok(None) => Ok(None),
+            Err(error) => Err(error.into()),
+        };
+        let principal = match principal {
             Ok(principal) => principal,
             Err(error) => {
                 let trail = Trail::new(&request, None, &hasher);
-                return Err(self.refused(&trail, error.into(), None));
+                return Err(self.refused(&trail, error, None));
             }
         };
         let mut trail = Trail::new(&request, principal.as_ref(), &hasher);
@@ -346,7 +354,7 @@ impl ControlPlane {
         let Some(principal) = principal else {
             return Ok(Err(None));
         };
-        let acl = engine.policies.acl(&principal.record.policies);
+        let acl = engine.policies.acl(principal.policies());
         let capability = match request.operation {
             Operation::Read => Capability::Read,
             Operation::List => Capability::List,
@@ -359,7 +367,7 @@ impl ControlPlane {
             capability,
             sudo: access == Access::Sudo,
             fields: Some(&request.fields),
-            wrap_ttl: None,
+            wrap_ttl: request.wrap_ttl,
         };
         Ok(decide(&acl, &ask).map_err(Some))
     }
@@ -406,7 +414,7 @@ impl ControlPlane {
                     operation: request.operation,
                     body,
                     now,
-                    remote: request.remote,
+                    peer: request.peer,
                 };
                 (endpoint.handler)(call).await
             }
@@ -422,6 +430,7 @@ impl ControlPlane {
                     body,
                     now,
                     caller,
+                    peer: request.peer,
                 };
                 match &endpoint.handler {
                     Handler::Answer(answer) => Ok(answer(call).await?.into()),
@@ -429,6 +438,7 @@ impl ControlPlane {
                         Planned::Unleased(reply) => Ok(reply.into()),
                         Planned::Leased(plan) => engine.issue(grant, principal, mount, plan).await,
                     },
+                    Handler::Login(login) => engine.login(grant, mount, login, call).await,
                 }
             }
         }
@@ -447,7 +457,7 @@ impl ControlPlane {
         let Some(principal) = principal else {
             return Failure::Denied;
         };
-        let acl = engine.policies.acl(&principal.record.policies);
+        let acl = engine.policies.acl(principal.policies());
         if acl.granted(&request.path).iter().next().is_none() {
             return Failure::Denied;
         }
@@ -613,7 +623,9 @@ fn outcome(result: &Result<Answer, Failure>) -> u16 {
 
 /// Whether a path belongs to the control plane itself.
 fn is_system(path: &str) -> bool {
-    path.starts_with("sys/") || path.starts_with("auth/token/")
+    ["sys/", "auth/token/", "cubbyhole/", "identity/"]
+        .iter()
+        .any(|own| path.starts_with(own))
 }
 
 type Served<'a> = (Work<'a>, daypass_contract::route::Parameters);

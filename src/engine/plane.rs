@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::answer::Failure;
 use super::declare::Declarations;
+use super::lockout::{Lockout, LockoutLimits};
 use super::mounts::Mounts;
 use super::passwords::Passwords;
 use super::policies::Policies;
@@ -38,6 +39,8 @@ pub struct Settings {
     pub irrevocable_after: u32,
     /// How long disabling a mount waits for its leases before it says what holds it up.
     pub settle: Duration,
+    /// When a name that is guessed at is locked out.
+    pub lockout: LockoutLimits,
 }
 
 impl Default for Settings {
@@ -51,6 +54,7 @@ impl Default for Settings {
             upstream_timeout: Duration::from_secs(30),
             irrevocable_after: 6,
             settle: Duration::from_secs(20),
+            lockout: LockoutLimits::default(),
         }
     }
 }
@@ -223,6 +227,7 @@ pub struct Engine {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Arc<dyn Entropy>,
     pub(super) token_queue: Arc<Queue>,
+    pub(super) lockout: Lockout,
     /// Since when it is unsealed.
     pub(super) started_at: SystemTime,
     pub(super) stop: CancellationToken,
@@ -264,6 +269,7 @@ impl Engine {
             entropy: Arc::clone(&plane.entropy),
             barrier,
             token_queue: queue,
+            lockout: Lockout::new(plane.settings.lockout),
             started_at: plane.clock.now(),
             stop: CancellationToken::new(),
             workers: TaskTracker::new(),
@@ -298,6 +304,9 @@ impl Engine {
                 validity: Validity::default(),
                 uses: None,
                 entity_id: None,
+                origin: None,
+                role: None,
+                bound_cidrs: Vec::new(),
             })
             .await?)
     }

@@ -7,10 +7,32 @@ use daypass_contract::{Backend, BackendError, BoxFuture, Host};
 /// A backend on its way.
 pub(super) type Opening = BoxFuture<'static, Result<Arc<dyn Backend>, BackendError>>;
 
+/// What a kind of backend is for, which decides where it is mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Issues or keeps secrets; mounted anywhere else.
+    Secrets,
+    /// Finds out who a caller is; mounted below `auth/`.
+    Auth,
+}
+
+impl Class {
+    /// What may be mounted at `path`, which has no leading slash.
+    pub fn of(path: &str) -> Self {
+        if path == "auth" || path.starts_with("auth/") {
+            Self::Auth
+        } else {
+            Self::Secrets
+        }
+    }
+}
+
 /// One kind of backend.
 pub struct BackendKind {
     /// What `type` says.
     pub name: &'static str,
+    /// What it is for.
+    pub class: Class,
     /// For lists and help.
     pub summary: &'static str,
     /// Makes an instance for one mount.
@@ -22,16 +44,19 @@ pub fn kinds() -> &'static [BackendKind] {
     &[
         BackendKind {
             name: "database",
+            class: Class::Secrets,
             summary: "Dynamic database credentials",
             open: |host| Box::pin(async { daypass_database::open(host).await }),
         },
         BackendKind {
             name: "kv",
+            class: Class::Secrets,
             summary: "Versioned secrets",
             open: |host| Box::pin(async { daypass_kv::open(host).await }),
         },
         BackendKind {
             name: "pki",
+            class: Class::Secrets,
             summary: "X.509 certificates and SVIDs",
             open: |host| Box::pin(async { Ok(daypass_pki::open(host).await? as _) }),
         },

@@ -2,12 +2,11 @@
 //! same pipeline; [`crate::api`] holds them, one file per resource.
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use daypass_contract::route::{Endpoint, Routes};
-use daypass_contract::{BoxFuture, Operation, Secret};
+use daypass_contract::{BoxFuture, Operation, Peer, Secret};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
@@ -29,8 +28,8 @@ pub struct SystemCall {
     pub body: daypass_contract::Body,
     /// When it arrived.
     pub now: SystemTime,
-    /// Where it came from.
-    pub remote: Option<SocketAddr>,
+    /// Over which connection it came.
+    pub peer: Peer,
 }
 
 impl SystemCall {

@@ -246,6 +246,7 @@ impl Upstream {
 /// The kind `fake`: option `upstream` says which.
 pub(super) const KIND: BackendKind = BackendKind {
     name: "fake",
+    class: super::registry::Class::Secrets,
     summary: "For tests",
     open: |host| Box::pin(async move { open(host) }),
 };
@@ -740,7 +741,8 @@ pub(crate) fn request(
             Value::Object(fields) => fields,
             _ => Map::new(),
         },
-        remote: None,
+        peer: daypass_contract::Peer::default(),
+        wrap_ttl: None,
     }
 }
 

@@ -10,4 +10,4 @@ mod tokens;
 
 pub use principal::Principal;
 pub use token::{Accessor, TokenId, TokenKind, TokenText};
-pub use tokens::{NewToken, Removal, Spent, TokenError, TokenRecord, Tokens, Validity};
+pub use tokens::{NewToken, Origin, Removal, Spent, TokenError, TokenRecord, Tokens, Validity};

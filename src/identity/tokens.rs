@@ -1,7 +1,8 @@
 //! The token store: create, authenticate, renew, and the steps of revoking a tree.
 //!
-//! Keys: `token/r/<id>` is the record; `token/c/<parent>/<child>` says whose child a token is. When a
-//! token ends is on the agenda queue [`Tokens::QUEUE`].
+//! Keys: `token/r/<id>` is the record; `token/c/<parent>/<child>` says whose child a token is,
+//! `token/m/<mount>/<id>` which logins made it, `token/e/<entity>/<id>` whom it stands for. When a token
+//! ends is on the agenda queue [`Tokens::QUEUE`].
 //!
 //! **Invariant:** revoking starts by marking the record and moving its place on the agenda to now, in
 //! one durable step. From there on the token opens nothing, and whatever the crash, the expiry worker
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::hmac;
-use daypass_contract::{Batch, Clock, Entropy, Revision, Secret, millis};
+use daypass_contract::{Batch, Cidr, Clock, Entropy, Handle, Revision, Secret, millis};
 use serde::{Deserialize, Serialize};
 
 use super::batch::BatchKey;
@@ -25,7 +26,7 @@ use crate::storage::{Barrier, StorageError};
 const RACES: usize = 16;
 
 /// What is known of a token. The token's own text is not.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct TokenRecord {
     /// Keyed hash of the token's text, in hex; empty in a batch token.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -75,12 +76,30 @@ pub struct TokenRecord {
     pub renewed_at: Option<SystemTime>,
     /// The entity it stands for.
     pub entity_id: Option<String>,
+    /// The login that made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+    /// The token role that it was created by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// It opens something only from these networks; from everywhere if there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bound_cidrs: Vec<Cidr>,
     /// Revocation has begun: it opens nothing any more.
     #[serde(default)]
     pub revoked: bool,
     /// What becomes of its children, once revocation has begun.
     #[serde(default)]
     pub removal: Removal,
+}
+
+/// The login that made a token.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Origin {
+    /// The id of the auth method's mount: the token ends with it.
+    pub mount: String,
+    /// What the auth method needs to be asked again on renewal; none where the token is not renewable.
+    pub renewal: Option<Handle>,
 }
 
 /// What a new token shall be. Instants are final: the caller has applied every limit.
@@ -105,6 +124,12 @@ pub struct NewToken {
     pub uses: Option<u64>,
     /// See [`TokenRecord::entity_id`].
     pub entity_id: Option<String>,
+    /// See [`TokenRecord::origin`].
+    pub origin: Option<Origin>,
+    /// See [`TokenRecord::role`].
+    pub role: Option<String>,
+    /// See [`TokenRecord::bound_cidrs`].
+    pub bound_cidrs: Vec<Cidr>,
 }
 
 /// How long a token lasts.
@@ -166,6 +191,40 @@ fn child_prefix(parent: &TokenId) -> String {
     format!("token/c/{}/", parent.as_str())
 }
 
+fn mount_prefix(mount: &str) -> String {
+    format!("token/m/{mount}/")
+}
+
+fn entity_prefix(entity: &str) -> String {
+    format!("token/e/{entity}/")
+}
+
+/// Where a token is listed besides its place in the tree.
+fn indexes(id: &TokenId, record: &TokenRecord) -> impl Iterator<Item = String> {
+    let mount = record
+        .origin
+        .as_ref()
+        .map(|origin| mount_prefix(&origin.mount));
+    let entity = record.entity_id.as_deref().map(entity_prefix);
+    let id = id.as_str().to_owned();
+    mount
+        .into_iter()
+        .chain(entity)
+        .map(move |prefix| prefix + &id)
+}
+
+impl TokenRecord {
+    /// Seconds until it ends; 0 for one without end.
+    pub fn seconds_left(&self, now: SystemTime) -> u64 {
+        // Rounded, not cut: a token of an hour does not answer 3599 at once.
+        self.ends_at
+            .and_then(|end| end.duration_since(now).ok())
+            .map_or(0, |left| {
+                u64::try_from(left.as_millis().div_ceil(1000)).unwrap_or(u64::MAX)
+            })
+    }
+}
+
 impl Tokens {
     /// The agenda queue on which tokens end.
     pub const QUEUE: &'static str = "token";
@@ -214,18 +273,15 @@ impl Tokens {
             renewable,
             renewed_at: None,
             entity_id: new.entity_id,
+            origin: new.origin,
+            role: new.role,
+            bound_cidrs: new.bound_cidrs,
             revoked: false,
             removal: Removal::default(),
         };
         if new.kind == TokenKind::Batch {
             let text = self.batch_key.seal(&record, &*self.entropy)?;
-            return Ok((
-                text,
-                Principal {
-                    token: None,
-                    record: Arc::new(record),
-                },
-            ));
+            return Ok((text, Principal::new(None, Arc::new(record))));
         }
         let (id, text) = if let Some(text) = new.text {
             (TokenId::of_hash(self.hash(text.expose()).as_ref()), text)
@@ -236,13 +292,7 @@ impl Tokens {
         };
         record.hash = hex::encode(self.hash(text.expose()));
         self.insert(&id, &record).await?;
-        Ok((
-            text,
-            Principal {
-                token: Some(id),
-                record: Arc::new(record),
-            },
-        ))
+        Ok((text, Principal::new(Some(id), Arc::new(record))))
     }
 
     /// Writes a new record with its place in the tree and on the agenda, while its parent is alive.
@@ -263,6 +313,9 @@ impl Tokens {
             }
             if let Some(at) = record.ends_at {
                 batch = batch.put(agenda::key(Self::QUEUE, at, id.as_str()), Secret::new([]));
+            }
+            for index in indexes(id, record) {
+                batch = batch.put(index, Secret::new([]));
             }
             match self.barrier.apply(batch).await {
                 Err(StorageError::Conflict) if self.load(id).await?.is_some() => {
@@ -312,10 +365,7 @@ impl Tokens {
                 (Some(id), record)
             }
         };
-        Ok(alive(&record, now).then(|| Principal {
-            token: id,
-            record: Arc::new(record),
-        }))
+        Ok(alive(&record, now).then(|| Principal::new(id, Arc::new(record))))
     }
 
     /// Counts one use of a token that has a number of them. Returns whether the token may make this
@@ -415,14 +465,7 @@ impl Tokens {
         after: Option<&TokenId>,
         limit: usize,
     ) -> Result<Vec<TokenId>, TokenError> {
-        let prefix = child_prefix(id);
-        let after = after.map(|child| format!("{prefix}{}", child.as_str()));
-        let keys = self.barrier.keys(&prefix, after.as_deref(), limit).await?;
-        Ok(keys
-            .iter()
-            .filter_map(|key| key.strip_prefix(&prefix))
-            .map(TokenId::from_key)
-            .collect())
+        self.listed(&child_prefix(id), after, limit).await
     }
 
     /// Cuts a child from its parent.
@@ -456,8 +499,46 @@ impl Tokens {
         if let Some(at) = record.ends_at {
             batch = batch.delete(agenda::key(Self::QUEUE, at, id.as_str()));
         }
+        for index in indexes(id, &record) {
+            batch = batch.delete(index);
+        }
         self.barrier.apply(batch).await?;
         Ok(())
+    }
+
+    /// Up to `limit` tokens that logins at a mount made, in order, from the one after `after`.
+    pub async fn of_mount(
+        &self,
+        mount: &str,
+        after: Option<&TokenId>,
+        limit: usize,
+    ) -> Result<Vec<TokenId>, TokenError> {
+        self.listed(&mount_prefix(mount), after, limit).await
+    }
+
+    /// Up to `limit` tokens that stand for an entity, in order, from the one after `after`.
+    pub async fn of_entity(
+        &self,
+        entity: &str,
+        after: Option<&TokenId>,
+        limit: usize,
+    ) -> Result<Vec<TokenId>, TokenError> {
+        self.listed(&entity_prefix(entity), after, limit).await
+    }
+
+    async fn listed(
+        &self,
+        prefix: &str,
+        after: Option<&TokenId>,
+        limit: usize,
+    ) -> Result<Vec<TokenId>, TokenError> {
+        let after = after.map(|id| format!("{prefix}{}", id.as_str()));
+        let keys = self.barrier.keys(prefix, after.as_deref(), limit).await?;
+        Ok(keys
+            .iter()
+            .filter_map(|key| key.strip_prefix(prefix))
+            .map(TokenId::from_key)
+            .collect())
     }
 
     /// Ids in order, for listing accessors.
@@ -466,16 +547,7 @@ impl Tokens {
         after: Option<&TokenId>,
         limit: usize,
     ) -> Result<Vec<TokenId>, TokenError> {
-        let after = after.map(record_key);
-        let keys = self
-            .barrier
-            .keys("token/r/", after.as_deref(), limit)
-            .await?;
-        Ok(keys
-            .iter()
-            .filter_map(|key| key.strip_prefix("token/r/"))
-            .map(TokenId::from_key)
-            .collect())
+        self.listed("token/r/", after, limit).await
     }
 
     /// Whether `ancestor` is `id` itself or somewhere above it.

@@ -203,7 +203,8 @@ impl Calls<'_> {
             path: path.to_owned(),
             token: Some(self.token.duplicate()),
             fields,
-            remote: None,
+            peer: daypass_contract::Peer::default(),
+            wrap_ttl: None,
         };
         self.server.plane.serve(request).await.map(drop)
     }

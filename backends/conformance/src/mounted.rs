@@ -9,7 +9,7 @@ use std::time::Duration;
 use daypass_contract::route::{Endpoint, Found};
 use daypass_contract::{
     Backend, BackendError, BackendRoutes, Body, Call, Caller, Clock as _, Content, Handle, Handler,
-    Operation, Planned, Reply, System as _, Terms, TtlWish,
+    Login, Operation, Peer, Planned, Reply, System as _, Terms, TtlWish,
 };
 use serde_json::{Map, Value};
 
@@ -140,6 +140,7 @@ impl Mounted {
                 Planned::Unleased(reply) => Ok(reply.into()),
                 Planned::Leased(_) => panic!("{endpoint:?} gives a lease: call `issue` or `plan`"),
             },
+            Handler::Login(_) => panic!("{endpoint:?} is a login: call `login`"),
         }
     }
 
@@ -153,7 +154,26 @@ impl Mounted {
         let (endpoint, call) = self.find(operation, path, body);
         match &endpoint.handler {
             Handler::Plan(run) => run(call).await,
-            Handler::Answer(_) => panic!("{endpoint:?} does not plan"),
+            Handler::Answer(_) | Handler::Login(_) => panic!("{endpoint:?} does not plan"),
+        }
+    }
+
+    /// `POST path` over the connection `peer`, where that is a login.
+    pub async fn login(&self, path: &str, body: Value, peer: Peer) -> Result<Login, BackendError> {
+        let (endpoint, mut call) = self.find(Operation::Write, path, body);
+        call.peer = peer;
+        match &endpoint.handler {
+            Handler::Login(login) => (login.run)(call).await,
+            Handler::Answer(_) | Handler::Plan(_) => panic!("{endpoint:?} is no login"),
+        }
+    }
+
+    /// The name that a login claims, where its secret could be guessed.
+    pub fn claimed(&self, path: &str, body: Value) -> Option<String> {
+        let (endpoint, call) = self.find(Operation::Write, path, body);
+        match &endpoint.handler {
+            Handler::Login(login) => (login.claims)(&call.body),
+            Handler::Answer(_) | Handler::Plan(_) => panic!("{endpoint:?} is no login"),
         }
     }
 
@@ -219,6 +239,7 @@ impl Mounted {
             body,
             now: self.host.clock.now(),
             caller: self.caller.clone(),
+            peer: Peer::default(),
         }
     }
 }

@@ -81,6 +81,7 @@ async fn texts(
                 Planned::Leased(_) => Vec::new(),
                 Planned::Unleased(reply) => reply.warnings,
             }),
+            Handler::Login(login) => (login.run)(call).await.map(|login| login.warnings),
         }
     };
     match tokio::time::timeout(PATIENCE, unpanicked(answered)).await {

@@ -332,6 +332,9 @@ async fn child(world: &World, parent: Option<&TokenId>) -> (String, TokenId) {
         validity: Validity::default(),
         uses: None,
         entity_id: None,
+        origin: None,
+        role: None,
+        bound_cidrs: Vec::new(),
     };
     let (text, principal) = world.engine().tokens.create(new).await.unwrap();
     (
