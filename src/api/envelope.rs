@@ -1,13 +1,17 @@
 //! The Vault API's envelope around what a request answers.
 
+use std::collections::BTreeMap;
+
 use axum::body::Body as HttpBody;
 use axum::response::Response;
+use daypass_contract::Secret;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::error::errors;
-use crate::engine::{Answer, AuthView, Body, Failure, LeaseView};
+use super::rfc3339;
+use crate::engine::{Answer, AuthView, Body, Failure, LeaseView, WrapView};
 
 #[derive(Serialize)]
 struct Envelope<'a> {
@@ -16,9 +20,21 @@ struct Envelope<'a> {
     renewable: bool,
     lease_duration: u64,
     data: Option<&'a RawValue>,
-    wrap_info: Option<()>,
+    wrap_info: Option<WrapInfo<'a>>,
     warnings: Option<&'a [String]>,
     auth: Option<&'a AuthView>,
+}
+
+#[derive(Serialize)]
+struct WrapInfo<'a> {
+    #[serde(serialize_with = "daypass_contract::reveal")]
+    token: &'a Secret,
+    accessor: &'a str,
+    ttl: u64,
+    creation_time: String,
+    creation_path: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wrapped_accessor: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -81,6 +97,8 @@ fn success(id: &str, answer: &Answer) -> Response {
         Body::Data(data) | Body::Absent(data) => envelope(Some(data), None, None),
         Body::Lease(data, lease) => envelope(Some(data), Some(lease), None),
         Body::Auth(auth) => envelope(None, None, Some(auth)),
+        Body::Wrapped(wrap) => wrapped(id, wrap, warnings),
+        Body::Kept(parts) => kept(id, parts),
         Body::Flat(data) => flat(id, data, warnings),
         Body::Plain { json, .. } => plain(status, "application/json", json.expose().to_vec()),
         Body::Raw {
@@ -88,6 +106,43 @@ fn success(id: &str, answer: &Answer) -> Response {
             bytes,
         } => plain(status, content_type, bytes.clone()),
     }
+}
+
+/// The token that opens an answer, in its stead.
+fn wrapped(id: &str, wrap: &WrapView, warnings: Option<&[String]>) -> Response {
+    let envelope = Envelope {
+        request_id: id,
+        lease_id: "",
+        renewable: false,
+        lease_duration: 0,
+        data: None,
+        wrap_info: Some(WrapInfo {
+            token: &wrap.token,
+            accessor: &wrap.accessor,
+            ttl: wrap.ttl.as_secs(),
+            creation_time: rfc3339(wrap.created_at),
+            creation_path: &wrap.creation_path,
+            wrapped_accessor: wrap.wrapped_accessor.as_deref(),
+        }),
+        warnings,
+        auth: None,
+    };
+    json(StatusCode::OK, &envelope)
+}
+
+/// An answer that was kept, with the id of the request that opened it.
+fn kept(id: &str, parts: &daypass_contract::Json) -> Response {
+    let parts = serde_json::from_slice::<BTreeMap<&str, &RawValue>>(parts.expose());
+    let id = serde_json::value::to_raw_value(id);
+    let (Ok(mut parts), Ok(id)) = (parts, id) else {
+        return plain(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "application/json",
+            Vec::new(),
+        );
+    };
+    parts.insert("request_id", &id);
+    json(StatusCode::OK, &parts)
 }
 
 /// The fields of `data` both under `data` and beside the envelope's own.

@@ -4,6 +4,7 @@
 //! declares is served by [`crate::engine::ControlPlane::serve`] like the routes of any backend.
 
 mod auth_token;
+mod cubbyhole;
 mod envelope;
 mod error;
 mod listener;
@@ -18,6 +19,7 @@ mod sys_metrics;
 mod sys_mounts;
 mod sys_policies;
 mod sys_seal;
+mod sys_wrapping;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +41,8 @@ pub fn system_routes() -> SystemRoutes {
     sys_internal::routes(&mut routes);
     sys_audit::routes(&mut routes);
     sys_metrics::routes(&mut routes);
+    sys_wrapping::routes(&mut routes);
+    cubbyhole::routes(&mut routes);
     auth_token::routes(&mut routes);
     routes
 }

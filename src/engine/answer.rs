@@ -1,7 +1,7 @@
 //! What comes in and what goes out, free of HTTP.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use daypass_contract::{BackendError, Content, Json, Operation, Peer, Secret, StoreError};
 use serde::Serialize;
@@ -57,6 +57,10 @@ pub enum Body {
     Lease(Json, LeaseView),
     /// A login or a new token.
     Auth(Box<AuthView>),
+    /// The token that opens an answer, in its stead.
+    Wrapped(Box<WrapView>),
+    /// An answer that was kept: the parts of the envelope but for the request's id.
+    Kept(Json),
     /// JSON outside the envelope, with a status of its own (health, seal status).
     Plain {
         /// The HTTP status.
@@ -81,6 +85,22 @@ pub struct LeaseView {
     pub ttl: Duration,
     /// Whether it can be renewed.
     pub renewable: bool,
+}
+
+/// The `wrap_info` part of the envelope.
+pub struct WrapView {
+    /// The wrapping token.
+    pub token: Secret,
+    /// Names it.
+    pub accessor: String,
+    /// How long it opens the answer.
+    pub ttl: Duration,
+    /// When it was made.
+    pub created_at: SystemTime,
+    /// The path whose answer is wrapped.
+    pub creation_path: String,
+    /// Names the token in the answer, where one is.
+    pub wrapped_accessor: Option<String>,
 }
 
 /// The `auth` part of the envelope.
@@ -175,6 +195,8 @@ impl Answer {
             | Body::Flat(_)
             | Body::Lease(..)
             | Body::Auth(_)
+            | Body::Wrapped(_)
+            | Body::Kept(_)
             | Body::Raw { .. } => 200,
         }
     }
@@ -186,8 +208,13 @@ impl Answer {
             | Body::Flat(json)
             | Body::Absent(json)
             | Body::Lease(json, _)
+            | Body::Kept(json)
             | Body::Plain { json, .. } => Some(json),
-            Body::Nothing | Body::Accepted | Body::Auth(_) | Body::Raw { .. } => None,
+            Body::Nothing
+            | Body::Accepted
+            | Body::Auth(_)
+            | Body::Wrapped(_)
+            | Body::Raw { .. } => None,
         }
     }
 }

@@ -26,8 +26,9 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod unopened;
+mod wrap;
 
-pub use answer::{Answer, AuthView, Body, Failure, LeaseView, Request};
+pub use answer::{Answer, AuthView, Body, Failure, LeaseView, Request, WrapView};
 pub use declare::Declarations;
 pub use lockout::LockoutLimits;
 pub use mounts::{Mount, MountConfig, MountRecord, Mounts, NewMount};
@@ -37,3 +38,4 @@ pub use policies::Policies;
 pub use quota::Quotas;
 pub use registry::{BackendKind, Class, kinds};
 pub use system::{Serve, SystemCall, SystemHandler, SystemRoutes};
+pub use wrap::Wrapping;

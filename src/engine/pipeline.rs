@@ -10,6 +10,7 @@ use super::answer::{Answer, Body, Failure, Request};
 use super::mounts::Mount;
 use super::plane::{ControlPlane, Engine};
 use super::system::{SystemCall, SystemHandler};
+use super::wrap::wrappable;
 use crate::audit::{self, AuditError, Kind, Position};
 use crate::identity::{Principal, Removal, Spent, TokenId};
 use crate::lease::LeaseId;
@@ -289,6 +290,10 @@ impl ControlPlane {
         for (name, value) in parameters {
             request.fields.insert(name.to_owned(), value.into());
         }
+        let wrap = match request.wrap_ttl {
+            Some(ttl) if wrappable(request.operation) => Some((request.path.clone(), ttl)),
+            _ => None,
+        };
         let mut result = self
             .work(engine.as_ref(), &work, &grant, principal.as_ref(), request)
             .await;
@@ -314,6 +319,11 @@ impl ControlPlane {
                 unknown.join(" ")
             ));
         }
+        if let (Some((path, ttl)), Some(engine)) = (wrap, &engine)
+            && let Ok(answer) = result
+        {
+            result = engine.wrap(answer, &path, ttl).await;
+        }
         if let Err(failure @ Failure::Internal(_)) = &result {
             tracing::error!(request = trail.id, path = trail.path, %failure, "request failed");
         }
@@ -322,15 +332,8 @@ impl ControlPlane {
             .await
         {
             // Nobody will know of it, so nobody may have it.
-            if let (
-                Some(engine),
-                Ok(Answer {
-                    body: Body::Lease(_, lease),
-                    ..
-                }),
-            ) = (&engine, &result)
-            {
-                engine.revoke_unseen(&LeaseId::from_text(&lease.id)).await;
+            if let (Some(engine), Ok(answer)) = (&engine, &result) {
+                engine.undo_unseen(answer).await;
             }
             return Err(error.into());
         }
@@ -414,6 +417,7 @@ impl ControlPlane {
                     operation: request.operation,
                     body,
                     now,
+                    wrap_ttl: request.wrap_ttl,
                     peer: request.peer,
                 };
                 (endpoint.handler)(call).await
@@ -537,6 +541,22 @@ impl ControlPlane {
                 token_type: Some(auth.token_type),
                 ..Default::default()
             });
+        let wrapped = answer.and_then(|answer| match &answer.body {
+            Body::Wrapped(wrap) => Some((
+                wrap,
+                hasher.hash(wrap.token.expose()),
+                hasher.hash(wrap.accessor.as_bytes()),
+            )),
+            _ => None,
+        });
+        let wrap_info = wrapped
+            .as_ref()
+            .map(|(wrap, token, accessor)| audit::WrapInfo {
+                token,
+                accessor,
+                ttl: wrap.ttl.as_secs(),
+                creation_path: &wrap.creation_path,
+            });
         self.audit.append(
             Kind::Response,
             &audit::ResponseRecord {
@@ -551,6 +571,7 @@ impl ControlPlane {
                     status: outcome(result),
                     secret: lease,
                     auth,
+                    wrap_info,
                     data: data.as_ref(),
                     ..Default::default()
                 },
@@ -623,9 +644,8 @@ fn outcome(result: &Result<Answer, Failure>) -> u16 {
 
 /// Whether a path belongs to the control plane itself.
 fn is_system(path: &str) -> bool {
-    ["sys/", "auth/token/", "cubbyhole/", "identity/"]
-        .iter()
-        .any(|own| path.starts_with(own))
+    path.starts_with("auth/token/")
+        || ["sys", "cubbyhole", "identity"].contains(&path.split('/').next().unwrap_or_default())
 }
 
 type Served<'a> = (Work<'a>, daypass_contract::route::Parameters);

@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use daypass_contract::route::{Endpoint, Routes};
 use daypass_contract::{BoxFuture, Operation, Peer, Secret};
@@ -26,6 +26,8 @@ pub struct SystemCall {
     pub operation: Operation,
     /// Path parameters, query and body.
     pub body: daypass_contract::Body,
+    /// For how long the answer will be wrapped, where at all.
+    pub wrap_ttl: Option<Duration>,
     /// When it arrived.
     pub now: SystemTime,
     /// Over which connection it came.

@@ -7,4 +7,5 @@ mod leases;
 mod model;
 mod pipeline;
 mod tokens;
+mod wrapping;
 mod mounts;

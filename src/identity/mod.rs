@@ -5,9 +5,11 @@
 
 mod batch;
 mod principal;
+mod private;
 mod token;
 mod tokens;
 
 pub use principal::Principal;
+pub use private::Shelf;
 pub use token::{Accessor, TokenId, TokenKind, TokenText};
 pub use tokens::{NewToken, Origin, Removal, Spent, TokenError, TokenRecord, Tokens, Validity};

@@ -23,7 +23,7 @@ use crate::storage::agenda;
 use crate::storage::{Barrier, StorageError};
 
 /// How often a write that raced with another is tried again.
-const RACES: usize = 16;
+pub(super) const RACES: usize = 16;
 
 /// What is known of a token. The token's own text is not.
 #[derive(Clone, Serialize, Deserialize)]
@@ -176,14 +176,14 @@ pub enum Removal {
 
 /// The tokens of one server.
 pub struct Tokens {
-    barrier: Arc<Barrier>,
+    pub(super) barrier: Arc<Barrier>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     hash_key: hmac::Key,
     batch_key: BatchKey,
 }
 
-fn record_key(id: &TokenId) -> String {
+pub(super) fn record_key(id: &TokenId) -> String {
     format!("token/r/{}", id.as_str())
 }
 
@@ -492,6 +492,7 @@ impl Tokens {
         let Some((record, _)) = self.load(id).await? else {
             return Ok(());
         };
+        self.discard_all(id).await?;
         let mut batch = Batch::new().delete(record_key(id));
         if let Some(parent) = &record.parent {
             batch = batch.delete(format!("{}{}", child_prefix(parent), id.as_str()));
@@ -570,7 +571,10 @@ impl Tokens {
         hmac::sign(&self.hash_key, text)
     }
 
-    async fn load(&self, id: &TokenId) -> Result<Option<(TokenRecord, Revision)>, TokenError> {
+    pub(super) async fn load(
+        &self,
+        id: &TokenId,
+    ) -> Result<Option<(TokenRecord, Revision)>, TokenError> {
         let Some(entry) = self.barrier.get(&record_key(id)).await? else {
             return Ok(None);
         };

@@ -93,6 +93,11 @@ impl Json {
             .map_err(|_| BackendError::Internal("answer cannot be encoded".into()))
     }
 
+    /// JSON text that was encoded earlier.
+    pub fn from_secret(text: Secret) -> Self {
+        Self(text)
+    }
+
     /// The JSON text.
     pub fn expose(&self) -> &[u8] {
         self.0.expose()
