@@ -3,57 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use daypass_contract::{Access, Cidr, NoFields, Operation, Secret, TtlWish};
+use daypass_contract::{Access, Cidr, NoFields, Operation, Secret};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::rfc3339;
 use crate::engine::{Answer, Engine, Failure, Serve, SystemCall, SystemRoutes};
-use crate::identity::{
-    Accessor, NewToken, Principal, Removal, TokenId, TokenKind, TokenRecord, Validity,
-};
-use crate::lease::{LONGEST, clamp};
-use crate::policy::{Ask, Capability, builtin, decide};
+use crate::identity::{Accessor, Principal, Removal, TokenId, TokenKind, TokenRecord};
 
 /// Accessors that a list gives at most.
 const MOST_ACCESSORS: usize = 100_000;
-
-#[derive(Deserialize, JsonSchema)]
-struct CreateRequest {
-    /// The token's own text; root only.
-    id: Option<Secret>,
-    /// Names of policies; the caller's own if not given.
-    policies: Option<Vec<String>>,
-    #[serde(default)]
-    meta: Option<BTreeMap<String, String>>,
-    #[serde(default)]
-    no_parent: bool,
-    #[serde(default)]
-    no_default_policy: bool,
-    #[serde(default = "yes")]
-    renewable: bool,
-    #[serde(default, with = "daypass_contract::duration::option", alias = "lease")]
-    #[schemars(with = "Option<String>")]
-    ttl: Option<Duration>,
-    #[serde(default, with = "daypass_contract::duration::option")]
-    #[schemars(with = "Option<String>")]
-    explicit_max_ttl: Option<Duration>,
-    #[serde(default, with = "daypass_contract::duration::option")]
-    #[schemars(with = "Option<String>")]
-    period: Option<Duration>,
-    #[serde(default)]
-    display_name: Option<String>,
-    #[serde(default)]
-    num_uses: Option<u64>,
-    /// `service` or `batch`.
-    #[serde(default, rename = "type")]
-    kind: Option<String>,
-    entity_alias: Option<String>,
-}
-
-fn yes() -> bool {
-    true
-}
 
 #[derive(Deserialize, JsonSchema)]
 struct TokenRequest {
@@ -119,20 +78,6 @@ fn reveal_option<S: serde::Serializer>(
 
 pub(super) fn routes(routes: &mut SystemRoutes) {
     use Operation::{List, Read, Write};
-    routes.serve::<CreateRequest, (), _, _>(
-        Write,
-        "auth/token/create",
-        "Creates a token below the caller's.",
-        |call, request| create(call, request, false),
-    );
-    routes
-        .serve::<CreateRequest, (), _, _>(
-            Write,
-            "auth/token/create-orphan",
-            "Creates a token without a parent.",
-            |call, request| create(call, request, true),
-        )
-        .access = Access::Sudo;
     routes.serve::<NoFields, TokenView, _, _>(
         Read,
         "auth/token/lookup-self",
@@ -213,228 +158,6 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
             },
         )
         .access = Access::Sudo;
-}
-
-async fn create(
-    call: SystemCall,
-    mut request: CreateRequest,
-    orphan: bool,
-) -> Result<Answer, Failure> {
-    request.id = request.id.filter(|id| !id.is_empty());
-    let engine = call.engine()?;
-    let principal = call.principal()?;
-    let parent = &principal.record;
-    if principal.kind() == TokenKind::Batch {
-        return Err(Failure::Invalid(
-            "batch tokens cannot create more tokens".into(),
-        ));
-    }
-    if parent.uses_left.is_some() {
-        return Err(Failure::Invalid(
-            "a token with a limited number of uses cannot create tokens".into(),
-        ));
-    }
-    let path = if orphan {
-        "auth/token/create-orphan"
-    } else {
-        "auth/token/create"
-    };
-    let sudo = orphan || has_sudo(&engine, principal, path);
-    let root = principal.is_root();
-    let needs =
-        |what: &str| Failure::Invalid(format!("{what} needs a root token or \"sudo\" on {path}"));
-    if request
-        .entity_alias
-        .as_ref()
-        .is_some_and(|alias| !alias.is_empty())
-    {
-        return Err(Failure::Unsupported(
-            "entity aliases are not available yet: leave entity_alias out".into(),
-        ));
-    }
-    if request.id.is_some() && !root {
-        return Err(Failure::Invalid(
-            "field \"id\": only a root token may choose the text of a token".into(),
-        ));
-    }
-    if request.id.as_ref().is_some_and(|id| {
-        id.expose_str()
-            .is_none_or(|id| id.contains('.') || id.starts_with("dp"))
-    }) {
-        return Err(Failure::Invalid(
-            "field \"id\": must not contain \".\" nor begin with \"dp\"".into(),
-        ));
-    }
-    if request.no_parent && !sudo {
-        return Err(needs("field \"no_parent\":"));
-    }
-    if request.period.is_some_and(|period| !period.is_zero()) && !sudo {
-        return Err(needs("field \"period\":"));
-    }
-    let policies = policies(&request, parent, root, sudo)?;
-    let kind = match request.kind.as_deref() {
-        None | Some("" | "service" | "default") => TokenKind::Service,
-        Some("batch") => TokenKind::Batch,
-        Some(_) => {
-            return Err(Failure::Invalid(
-                "field \"type\": must be service or batch".into(),
-            ));
-        }
-    };
-    let some = |ttl: Option<Duration>| ttl.filter(|ttl| !ttl.is_zero());
-    let (explicit_max, period, uses) = (
-        some(request.explicit_max_ttl),
-        some(request.period),
-        request.num_uses.filter(|uses| *uses > 0),
-    );
-    if kind == TokenKind::Batch
-        && (explicit_max.is_some() || period.is_some() || uses.is_some() || request.id.is_some())
-    {
-        return Err(Failure::Invalid(
-            "batch tokens have no id, explicit_max_ttl, period or num_uses: leave them out".into(),
-        ));
-    }
-    let is_root = policies.iter().any(|policy| policy == builtin::ROOT);
-    if is_root && kind == TokenKind::Batch {
-        return Err(Failure::Invalid(
-            "batch tokens cannot be root tokens".into(),
-        ));
-    }
-    let mut answer_warnings = Vec::new();
-    let validity =
-        if is_root && some(request.ttl).is_none() && explicit_max.is_none() && period.is_none() {
-            if parent.ends_at.is_some() {
-                return Err(Failure::Invalid(
-                    "expiring root tokens cannot create non-expiring root tokens".into(),
-                ));
-            }
-            Validity::default()
-        } else {
-            let limits = call.plane.settings.ttl;
-            let wish = TtlWish {
-                asked: period.or(some(request.ttl)),
-                default: None,
-                max: explicit_max,
-            };
-            // A period outlasts the system's maximum by being renewed; only its creator's cap ends it.
-            let (ttl, max) = clamp(wish, limits);
-            if period
-                .or(some(request.ttl))
-                .is_some_and(|asked| asked > ttl)
-            {
-                answer_warnings.push(format!(
-                    "TTL is longer than what is allowed and was set to {} s",
-                    ttl.as_secs()
-                ));
-            }
-            Validity {
-                ttl: Some(ttl),
-                max_ttl: if period.is_some() {
-                    explicit_max.map(|max| max.min(LONGEST))
-                } else {
-                    Some(max)
-                },
-                explicit_max_ttl: explicit_max,
-                // Each renewal gives as much as the first.
-                period: period.map(|period| period.min(limits.max)),
-                renewable: request.renewable && kind == TokenKind::Service,
-            }
-        };
-    let display_name = match request.display_name.as_deref().map(str::trim) {
-        None | Some("") => "token".to_owned(),
-        Some(name) => format!(
-            "token-{}",
-            name.replace(
-                |c: char| !c.is_ascii_alphanumeric() && !"-_.".contains(c),
-                "-"
-            )
-        ),
-    };
-    let new = NewToken {
-        kind,
-        text: request.id,
-        parent: if orphan || request.no_parent {
-            None
-        } else {
-            principal.token.clone()
-        },
-        policies,
-        path: path.to_owned(),
-        display_name,
-        meta: request.meta.unwrap_or_default(),
-        validity,
-        uses,
-        entity_id: None,
-        origin: None,
-        role: None,
-        bound_cidrs: Vec::new(),
-    };
-    let (text, made) = engine.tokens.create(new).await?;
-    if let Some(end) = made.record.ends_at {
-        engine.expect_token_end(end);
-    }
-    let mut answer = engine.auth_answer(text, &made);
-    answer.warnings = answer_warnings;
-    Ok(answer)
-}
-
-/// The policies of a new token: what is asked for, the caller's own if nothing is, never more than the
-/// caller has unless it may do that.
-fn policies(
-    request: &CreateRequest,
-    parent: &TokenRecord,
-    root: bool,
-    sudo: bool,
-) -> Result<Vec<String>, Failure> {
-    let mut policies: Vec<String> = match &request.policies {
-        Some(asked) if !asked.is_empty() => asked
-            .iter()
-            .map(|name| name.trim().to_lowercase())
-            .collect(),
-        _ => parent.policies.clone(),
-    };
-    if let Some(name) = policies.iter().find(|name| name.as_str() == builtin::ROOT)
-        && !root
-    {
-        return Err(Failure::Invalid(format!(
-            "policy \"{name}\": only a root token may create a root token"
-        )));
-    }
-    if !sudo
-        && let Some(foreign) = policies
-            .iter()
-            .position(|name| name != builtin::DEFAULT && !parent.policies.contains(name))
-    {
-        return Err(Failure::Invalid(format!(
-            "field \"policies\": child policies must be subset of parent: the caller does not have number {}",
-            foreign + 1
-        )));
-    }
-    let is_root = policies.iter().any(|name| name == builtin::ROOT);
-    if request.no_default_policy {
-        policies.retain(|name| name != builtin::DEFAULT);
-    } else if !is_root {
-        policies.push(builtin::DEFAULT.to_owned());
-    }
-    policies.retain(|name| !name.is_empty());
-    policies.sort_unstable();
-    policies.dedup();
-    Ok(policies)
-}
-
-fn has_sudo(engine: &Engine, principal: &Principal, path: &str) -> bool {
-    let acl = engine.policies.acl(principal.policies());
-    decide(
-        &acl,
-        &Ask {
-            path,
-            capability: Capability::Update,
-            sudo: true,
-            fields: None,
-            wrap_ttl: None,
-        },
-    )
-    .is_ok()
 }
 
 fn token_view(

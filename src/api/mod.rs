@@ -4,6 +4,8 @@
 //! declares is served by [`crate::engine::ControlPlane::serve`] like the routes of any backend.
 
 mod auth_token;
+mod auth_token_create;
+mod auth_token_roles;
 mod cubbyhole;
 mod envelope;
 mod error;
@@ -44,6 +46,8 @@ pub fn system_routes() -> SystemRoutes {
     sys_wrapping::routes(&mut routes);
     cubbyhole::routes(&mut routes);
     auth_token::routes(&mut routes);
+    auth_token_create::routes(&mut routes);
+    auth_token_roles::routes(&mut routes);
     routes
 }
 

@@ -220,6 +220,13 @@ impl Engine {
             let most = validity.max_ttl.map(|max| record.created_at + max);
             renewed_end(now, increment.unwrap_or_default(), most)
         } else {
+            if let Some(role) = &record.role
+                && self.tokens.role(role).await?.is_none()
+            {
+                return Err(Failure::Invalid(
+                    "original token role could not be found, not renewing".into(),
+                ));
+            }
             let increment = record.period.or(asked).unwrap_or(record.creation_ttl);
             renewed_end(now, increment, record.max_ends_at)
         };

@@ -6,6 +6,7 @@
 mod leases;
 mod model;
 mod pipeline;
+mod token_roles;
 mod tokens;
 mod wrapping;
 mod mounts;

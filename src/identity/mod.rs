@@ -6,10 +6,12 @@
 mod batch;
 mod principal;
 mod private;
+mod roles;
 mod token;
 mod tokens;
 
 pub use principal::Principal;
 pub use private::Shelf;
+pub use roles::TokenRole;
 pub use token::{Accessor, TokenId, TokenKind, TokenText};
 pub use tokens::{NewToken, Origin, Removal, Spent, TokenError, TokenRecord, Tokens, Validity};
