@@ -43,6 +43,12 @@ pub struct BackendKind {
 pub fn kinds() -> &'static [BackendKind] {
     &[
         BackendKind {
+            name: "approle",
+            class: Class::Auth,
+            summary: "Logins of programs by role id and secret id",
+            open: |host| Box::pin(async { daypass_auth::approle::open(host).await }),
+        },
+        BackendKind {
             name: "database",
             class: Class::Secrets,
             summary: "Dynamic database credentials",
@@ -59,6 +65,12 @@ pub fn kinds() -> &'static [BackendKind] {
             class: Class::Secrets,
             summary: "X.509 certificates and SVIDs",
             open: |host| Box::pin(async { Ok(daypass_pki::open(host).await? as _) }),
+        },
+        BackendKind {
+            name: "userpass",
+            class: Class::Auth,
+            summary: "Logins of people by password",
+            open: |host| Box::pin(async { daypass_auth::userpass::open(host).await }),
         },
         #[cfg(test)]
         super::testing::KIND,

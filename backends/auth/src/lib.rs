@@ -1,0 +1,27 @@
+//! Auth methods: each finds out who a caller is and what its token may be like; the engine makes the
+//! token.
+//!
+//! A module per method; adding one is a module with an `open`, its line in the engine's registry and
+//! its page in `docs/auth/`.
+//!
+//! # Invariants
+//!
+//! * **A failed login says nothing.** Whatever part of the proof was wrong, text and status are the same.
+//! * **What logs in is not readable at rest.** Passwords and secret ids are kept as hashes.
+
+use daypass_contract::{BackendError, Revocability};
+
+pub mod approle;
+pub mod userpass;
+
+/// What every method says of a lease it never gave.
+pub(crate) fn not_leased<T>() -> Result<T, BackendError> {
+    Err(BackendError::Unsupported(
+        "logins make tokens, which the control plane revokes".into(),
+    ))
+}
+
+/// What revoking achieves: an auth method has no leases, and its tokens end at once.
+pub(crate) fn revocability() -> Revocability {
+    Revocability::Immediate
+}
