@@ -38,6 +38,8 @@ pub(crate) const PLUGIN: Plugin = Plugin {
 /// `hashtextextended`, which turns an account's name into the key of its lock, came with it.
 const OLDEST_VERSION: u32 = 110_000;
 const RENEW: &str = "ALTER ROLE \"{{name}}\" VALID UNTIL '{{expiration}}'";
+/// The longest a login may take that is tried to be refused.
+const TRIAL: Duration = Duration::from_secs(5);
 const CHANGE_PASSWORD: &str = "ALTER ROLE \"{{name}}\" PASSWORD '{{password}}'";
 
 struct Postgres {
@@ -96,17 +98,16 @@ impl Postgres {
         self.sessions.run(&sql, secrets).await
     }
 
-    /// Ends the account's sessions, and waits until they are gone. Answers the other databases in which
-    /// it owns something or holds privileges.
-    async fn end_sessions(&self, username: &str) -> Result<Vec<String>, BackendError> {
-        let name = literal(username);
+    /// Ends the sessions of the role with that `oid`, and waits until they are gone. Answers the other
+    /// databases in which it owns something or holds privileges.
+    async fn end_sessions(&self, oid: u32) -> Result<Vec<String>, BackendError> {
         let sql = format!(
             "SELECT count(pg_terminate_backend(pid)) AS daypass_sessions FROM pg_stat_activity
-                WHERE usename = {name};
+                WHERE usesysid = {oid};
             SELECT DISTINCT d.datname AS daypass_database FROM pg_shdepend s
                 JOIN pg_database d ON d.oid = s.dbid
                 WHERE s.refclassid = 'pg_authid'::regclass AND d.datname <> current_database()
-                AND s.refobjid = (SELECT oid FROM pg_roles WHERE rolname = {name})"
+                AND s.refobjid = {oid}"
         );
         let deadline = Instant::now() + self.sessions.timeout();
         let mut pause = Duration::from_millis(5);
@@ -124,6 +125,54 @@ impl Postgres {
             pause = (pause * 2).min(Duration::from_millis(200));
         }
     }
+
+    /// Proves that an operator's own statements ended access, after they were committed: what they put
+    /// off to their commit counts too. First by the catalog, which every login is checked against
+    /// whatever `pg_hba.conf` says; then by a login.
+    ///
+    /// The password is known to nobody any more, so the login is tried with a random one. Where a
+    /// password is asked for, its refusal says no more than that the server refuses; where none is
+    /// (`trust`, a certificate, another host of the URL), a role that is let in is found out.
+    async fn prove_ended(&self, username: &str, oid: u32) -> Result<(), BackendError> {
+        let name = literal(username);
+        let proof = format!(
+            "SELECT rolcanlogin AS daypass_login FROM pg_roles WHERE rolname = {name} OR oid = {oid};
+            {}",
+            no_session(oid)
+        );
+        let rows = self.run_locked(username, &proof, &[]).await?;
+        if rows.column("daypass_login").any(|login| login != "f") {
+            return Err(BackendError::Refused {
+                reason: "after revocation_statements the role can still log in".into(),
+            });
+        }
+        let password = hex::encode(self.entropy.bytes::<16>());
+        let limit = self.sessions.timeout().min(TRIAL);
+        let trial = self
+            .sessions
+            .accepts(username, password.as_bytes(), limit)
+            .await?;
+        if trial {
+            return Err(BackendError::Refused {
+                reason: "after revocation_statements the server lets the account in, with any \
+                         password: look for `trust` in pg_hba.conf"
+                    .into(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// A statement that fails where the role with that `oid` has a session: one whose login was under way
+/// when logins were forbidden is seen only later.
+fn no_session(oid: u32) -> String {
+    format!(
+        "DO $daypass$ BEGIN
+            IF EXISTS (SELECT FROM pg_stat_activity WHERE usesysid = {oid}) THEN
+                RAISE EXCEPTION 'the account has a session that began late' USING ERRCODE = '55006';
+            END IF;
+        END $daypass$;"
+    )
 }
 
 #[async_trait]
@@ -223,37 +272,35 @@ impl Engine for Postgres {
             SELECT oid AS daypass_role FROM pg_roles WHERE rolname = {name}"
         );
         let rows = self.run_locked(username, &shut, &[]).await?;
-        if rows.column("daypass_role").next().is_none() {
+        let Some(oid) = rows.column("daypass_role").next() else {
+            // Nobody logs in as a role that is not there, and its sessions ended before it went.
             return Ok(Revocation::AlreadyGone);
-        }
+        };
+        let oid: u32 = oid
+            .parse()
+            .map_err(|_| BackendError::Internal("the oid of a role is no number".into()))?;
 
-        let databases = self.end_sessions(username).await?;
+        let databases = self.end_sessions(oid).await?;
 
         let hand_over = format!("REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}");
-        let remove = if revocation.is_empty() {
+        let none_left = no_session(oid);
+        if revocation.is_empty() {
             for database in databases {
                 self.sessions.run_in(&database, &hand_over).await?;
             }
-            format!("{hand_over}; DROP ROLE {role};")
+            // That the role is dropped is the proof: it is committed with this or not at all.
+            let drop = format!("{none_left}\n{hand_over}; DROP ROLE {role};");
+            self.run_locked(username, &drop, &[]).await?;
         } else {
-            Statements::parse("revocation_statements", revocation, &[Variable::Name])?.render(
-                &Values {
+            let sql = Statements::parse("revocation_statements", revocation, &[Variable::Name])?
+                .render(&Values {
                     name: username,
                     password: "",
                     expiration: "",
-                },
-            )?
-        };
-        // The proof: a role that is not there, or that may not log in, lets nobody in.
-        let proof =
-            format!("SELECT rolcanlogin AS daypass_login FROM pg_roles WHERE rolname = {name}");
-        let rows = self
-            .run_locked(username, &format!("{remove}\n{proof}"), &[])
-            .await?;
-        if rows.column("daypass_login").any(|login| login != "f") {
-            return Err(BackendError::Refused {
-                reason: "after revocation_statements the role can still log in".into(),
-            });
+                })?;
+            self.run_locked(username, &format!("{none_left}\n{sql}"), &[])
+                .await?;
+            self.prove_ended(username, oid).await?;
         }
         Ok(Revocation::Revoked)
     }
@@ -285,7 +332,10 @@ impl Engine for Postgres {
     }
 
     async fn accepts(&self, username: &str, password: &Secret) -> Result<bool, BackendError> {
-        self.sessions.accepts(username, password.expose()).await
+        let limit = self.sessions.timeout();
+        self.sessions
+            .accepts(username, password.expose(), limit)
+            .await
     }
 
     fn close(&self) {

@@ -15,7 +15,7 @@ use daypass_contract::BackendError;
 use deadpool_postgres::{
     Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod,
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::error::{DbError, SqlState};
 
@@ -135,23 +135,23 @@ impl Sessions {
         }
     }
 
-    /// Whether the server lets an account in.
+    /// Whether the server lets an account in: `false` is its refusal of the account, and nothing else.
     ///
     /// # Errors
-    /// Where it gives no answer to that.
+    /// Where it gives no answer to that within `limit`.
     pub(super) async fn accepts(
         &self,
         username: &str,
         password: &[u8],
+        limit: Duration,
     ) -> Result<bool, BackendError> {
-        let deadline = Instant::now() + self.timeout;
         let target = self.target.clone().for_account(username, password);
-        match timeout_at(deadline, target.config.connect(target.tls)).await {
+        match timeout(limit, target.config.connect(target.tls)).await {
             Ok(Ok(_)) => Ok(true),
-            Ok(Err(error)) => match not_connected(&error) {
-                BackendError::InvalidRole(_) => Ok(false),
-                error => Err(error),
-            },
+            // Of an absent role, a wrong password and a role that may not log in the server says 28P01 or
+            // 28000, as `pg_hba.conf` has it. An absent database it finds after it let the account in.
+            Ok(Err(error)) if error.code().is_some_and(|code| class(code) == "28") => Ok(false),
+            Ok(Err(error)) => Err(not_connected(&error)),
             Err(_) => Err(self.unavailable("no session")),
         }
     }

@@ -34,11 +34,14 @@ async fn a_credential_works_until_it_is_revoked() {
         fixture.revoke(&issued.handle).await.unwrap(),
         Revocation::Revoked
     );
-    assert!(!fixture.works(&issued.data));
+    assert_eq!(fixture.login(&issued.data).await, Err("28P01".into()));
     assert_eq!(
         fixture.revoke(&issued.handle).await.unwrap(),
         Revocation::AlreadyGone
     );
+    // The default statements drop the role, so no login had to be tried but ours.
+    let (username, _) = account(&issued);
+    assert_eq!(fixture.refused_logins(&username), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -195,6 +198,13 @@ async fn a_creation_that_fails_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn revocation_statements_of_the_role_are_proved_too() {
     let fixture = Fixture::new().await;
+    fixture.server.query(
+        "CREATE TABLE late (name text);
+        CREATE FUNCTION open_late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            EXECUTE format('ALTER ROLE %I LOGIN', NEW.name); RETURN NULL; END $$;
+        CREATE CONSTRAINT TRIGGER open_late AFTER INSERT ON late DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION open_late()",
+    );
     let drop =
         "REVOKE ALL ON DATABASE postgres FROM \"{{name}}\"; DROP ROLE IF EXISTS \"{{name}}\"";
     let cases = [
@@ -207,6 +217,12 @@ async fn revocation_statements_of_the_role_are_proved_too() {
         (
             "opens it again",
             "ALTER ROLE \"{{name}}\" LOGIN",
+            Err("can still log in"),
+        ),
+        (
+            // At the commit, behind the back of whoever looks before it.
+            "opens it again late",
+            "INSERT INTO late VALUES ('{{name}}')",
             Err("can still log in"),
         ),
         (
@@ -227,7 +243,13 @@ async fn revocation_statements_of_the_role_are_proved_too() {
                 assert_eq!(result.unwrap(), Revocation::Revoked, "{name}");
                 let roles = format!("pg_roles WHERE rolname = '{username}'");
                 assert_eq!(fixture.count(&roles), left, "{name}");
-                assert!(!fixture.works(&issued.data), "{name}");
+                // A login was tried as a part of the revocation, and refused.
+                assert_eq!(fixture.refused_logins(&username), 1, "{name}");
+                // What was issued is tried too. The server answers so to a role that may not log in
+                // once it knows the password, and to one that is not there whatever the password.
+                let want = if left == 0 { "28P01" } else { "28000" };
+                let login = fixture.login(&issued.data).await;
+                assert_eq!(login, Err(want.into()), "{name}");
             }
             Err(want) => {
                 let error = result.unwrap_err().to_string();

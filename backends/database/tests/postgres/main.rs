@@ -97,6 +97,24 @@ impl Fixture {
         self.query_as(data, "SELECT 1").is_ok()
     }
 
+    /// Logs in with what was issued: `Err` is the SQLSTATE of the refusal.
+    async fn login(&self, data: &Value) -> Result<(), String> {
+        let text = |field: &str| data[field].as_str().unwrap();
+        let url = self
+            .server
+            .url_of(text("username"), text("password"), "postgres");
+        match tokio_postgres::connect(&url, tokio_postgres::NoTls).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.code().expect("the server answers").code().to_owned()),
+        }
+    }
+
+    /// How many logins as `username` the server has refused.
+    fn refused_logins(&self, username: &str) -> usize {
+        let refusal = format!("FATAL:  password authentication failed for user \"{username}\"");
+        self.server.log().matches(&refusal).count()
+    }
+
     fn query_as(&self, data: &Value, sql: &str) -> Result<String, String> {
         let text = |field: &str| data[field].as_str().unwrap();
         self.server
