@@ -20,6 +20,7 @@ mod sys_leases;
 mod sys_metrics;
 mod sys_mounts;
 mod sys_policies;
+mod sys_quotas;
 mod sys_seal;
 mod sys_wrapping;
 #[cfg(test)]
@@ -44,6 +45,7 @@ pub fn system_routes() -> SystemRoutes {
     sys_audit::routes(&mut routes);
     sys_metrics::routes(&mut routes);
     sys_wrapping::routes(&mut routes);
+    sys_quotas::routes(&mut routes);
     cubbyhole::routes(&mut routes);
     auth_token::routes(&mut routes);
     auth_token_create::routes(&mut routes);

@@ -39,6 +39,12 @@ impl Engine {
         mount: &Arc<Mount>,
         plan: Plan,
     ) -> Result<Answer, Failure> {
+        if let Some(principal) = principal {
+            let path = grant.path();
+            self.quotas
+                .check_leases(&self.leases, path, principal)
+                .await?;
+        }
         let now = self.clock.now();
         let (ttl, max_ttl) = clamp(plan.ttl, mount.limits(self.settings.ttl));
         let ends_at = now + ttl;

@@ -249,7 +249,13 @@ impl ControlPlane {
             Ok(grant) => grant,
             Err(denial) => return Err(self.refused(&trail, Failure::Denied, denial.as_ref())),
         };
-        if let Err(failure) = self.quotas.check(&request.path) {
+        let address = request.peer.address.map(|address| address.ip());
+        let within = self.quotas.check(&request.path, address);
+        let within = within.and_then(|()| match &engine {
+            Some(engine) => engine.quotas.check(&request.path, address),
+            None => Ok(()),
+        });
+        if let Err(failure) = within {
             return Err(self.refused(&trail, failure, None));
         }
         let spent = match (&engine, &principal) {

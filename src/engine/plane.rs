@@ -17,7 +17,7 @@ use super::lockout::{Lockout, LockoutLimits};
 use super::mounts::Mounts;
 use super::passwords::Passwords;
 use super::policies::Policies;
-use super::quota::Quotas;
+use super::quota::{Quotas, RateLimit, StoredQuotas};
 use super::revoke::TokenReaper;
 use super::system::SystemRoutes;
 use crate::audit::{AuditKeys, AuditLog};
@@ -140,6 +140,11 @@ impl ControlPlane {
         &self.system
     }
 
+    /// The rate limits that the configuration declares.
+    pub fn declared_quotas(&self) -> Vec<RateLimit> {
+        self.quotas.all()
+    }
+
     /// What exists while unsealed.
     pub fn engine(&self) -> Result<Arc<Engine>, Failure> {
         self.open.load_full().ok_or(Failure::Sealed)
@@ -215,6 +220,8 @@ pub struct Engine {
     pub policies: Policies,
     /// Password policies.
     pub passwords: Passwords,
+    /// Quotas written over the API.
+    pub quotas: StoredQuotas,
     /// Leases.
     pub leases: Leases,
     /// Mounts by path.
@@ -255,6 +262,7 @@ impl Engine {
             )?,
             policies: Policies::open(Arc::clone(&barrier)).await?,
             passwords: Passwords::open(Arc::clone(&barrier), Arc::clone(&plane.entropy)),
+            quotas: StoredQuotas::open(Arc::clone(&barrier)).await?,
             leases: Leases::open(Arc::clone(&barrier), Arc::clone(&plane.entropy)),
             mounts: Mounts::default(),
             settings: plane.settings.clone(),

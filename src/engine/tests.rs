@@ -6,6 +6,7 @@
 mod leases;
 mod model;
 mod pipeline;
+mod quotas;
 mod token_roles;
 mod tokens;
 mod wrapping;

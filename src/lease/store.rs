@@ -357,6 +357,28 @@ impl Leases {
             .await?)
     }
 
+    /// How many leases below `path` hang on an entity; counting ends at `most`.
+    pub async fn held_by_entity(
+        &self,
+        entity: &str,
+        path: &str,
+        most: usize,
+    ) -> Result<usize, LeaseError> {
+        let prefix = format!("lease/e/{entity}/{path}");
+        Ok(self.barrier.keys(&prefix, None, most).await?.len())
+    }
+
+    /// How many leases below `path` hang on a token; counting ends at `most`.
+    pub async fn held_by_token(
+        &self,
+        token: &TokenId,
+        path: &str,
+        most: usize,
+    ) -> Result<usize, LeaseError> {
+        let prefix = format!("lease/t/{}/{path}", token.as_str());
+        Ok(self.barrier.keys(&prefix, None, most).await?.len())
+    }
+
     /// Ids of the leases that hang on a token.
     pub async fn of_token(
         &self,
