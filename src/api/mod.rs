@@ -14,6 +14,7 @@ mod openapi;
 mod service;
 mod sys_audit;
 mod sys_capabilities;
+mod sys_generate_root;
 mod sys_health;
 mod sys_internal;
 mod sys_leases;
@@ -21,6 +22,8 @@ mod sys_metrics;
 mod sys_mounts;
 mod sys_policies;
 mod sys_quotas;
+mod sys_rekey;
+mod sys_rotate;
 mod sys_seal;
 mod sys_wrapping;
 #[cfg(test)]
@@ -37,6 +40,9 @@ pub fn system_routes() -> SystemRoutes {
     let mut routes = SystemRoutes::default();
     sys_health::routes(&mut routes);
     sys_seal::routes(&mut routes);
+    sys_rotate::routes(&mut routes);
+    sys_rekey::routes(&mut routes);
+    sys_generate_root::routes(&mut routes);
     sys_mounts::routes(&mut routes);
     sys_policies::routes(&mut routes);
     sys_capabilities::routes(&mut routes);
@@ -58,4 +64,15 @@ fn rfc3339(at: std::time::SystemTime) -> String {
     let at = time::OffsetDateTime::from(at);
     at.format(&time::format_description::well_known::Rfc3339)
         .unwrap_or_default()
+}
+
+/// A duration as Go writes it, in whole seconds: `48h0m0s`, `90s` as `1m30s`.
+fn go_duration(duration: std::time::Duration) -> String {
+    let seconds = duration.as_secs();
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds}s"),
+        (0, _) => format!("{minutes}m{seconds}s"),
+        _ => format!("{hours}h{minutes}m{seconds}s"),
+    }
 }

@@ -1,4 +1,4 @@
-//! `sys/init`, `sys/seal-status`, `sys/unseal`, `sys/seal`, `sys/rotate`, `sys/key-status`.
+//! `sys/init`, `sys/seal-status`, `sys/unseal`, `sys/seal`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -6,7 +6,6 @@ use daypass_contract::{Access, NoFields, Operation, Secret};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::rfc3339;
 use crate::engine::{Answer, Failure, Serve, SystemCall, SystemRoutes};
 use crate::storage::seal::{SealError, SealStatus, parse_share};
 
@@ -16,11 +15,10 @@ struct InitRequest {
     secret_shares: Option<usize>,
     /// How many of them unseal.
     secret_threshold: Option<usize>,
-    /// Sent by clients that know auto-unseal; with a key file there are no recovery shares.
-    #[serde(rename = "recovery_shares")]
-    _recovery_shares: Option<u8>,
-    #[serde(rename = "recovery_threshold")]
-    _recovery_threshold: Option<u8>,
+    /// There are none, so only 0 is taken.
+    recovery_shares: Option<usize>,
+    /// There are none, so only 0 is taken.
+    recovery_threshold: Option<usize>,
     #[serde(rename = "stored_shares")]
     _stored_shares: Option<u8>,
     pgp_keys: Option<Vec<String>>,
@@ -48,7 +46,10 @@ struct InitAnswer {
     root_token: Secret,
 }
 
-fn reveal_all<S: serde::Serializer>(secrets: &[Secret], serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn reveal_all<S: serde::Serializer>(
+    secrets: &[Secret],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     use serde::ser::Error as _;
     let texts: Option<Vec<&str>> = secrets.iter().map(Secret::expose_str).collect();
     serializer.collect_seq(texts.ok_or_else(|| S::Error::custom("share is not text"))?)
@@ -85,13 +86,6 @@ struct StatusView {
     cluster_name: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cluster_id: Option<String>,
-}
-
-#[derive(Serialize, JsonSchema)]
-struct KeyStatusView {
-    term: u32,
-    install_time: String,
-    encryptions: u64,
 }
 
 pub(super) fn routes(routes: &mut SystemRoutes) {
@@ -136,28 +130,6 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
             seal,
         )
         .access = Access::Sudo;
-    routes
-        .serve::<NoFields, (), _, _>(
-            Write,
-            "sys/rotate",
-            "Adds a data key; what is written from now on uses it.",
-            rotate,
-        )
-        .access = Access::Sudo;
-    routes
-        .serve::<NoFields, (), _, _>(
-            Write,
-            "sys/rotate/keyring",
-            "The same as sys/rotate.",
-            rotate,
-        )
-        .access = Access::Sudo;
-    routes.serve::<NoFields, KeyStatusView, _, _>(
-        Read,
-        "sys/key-status",
-        "Describes the data key in use.",
-        key_status,
-    );
 }
 
 async fn initialized(call: SystemCall, _: NoFields) -> Result<Answer, Failure> {
@@ -166,9 +138,13 @@ async fn initialized(call: SystemCall, _: NoFields) -> Result<Answer, Failure> {
 }
 
 async fn init(call: SystemCall, request: InitRequest) -> Result<Answer, Failure> {
-    if request.pgp_keys.is_some_and(|keys| !keys.is_empty())
+    if request
+        .pgp_keys
+        .as_ref()
+        .is_some_and(|keys| !keys.is_empty())
         || request
             .root_token_pgp_key
+            .as_ref()
             .is_some_and(|key| !key.is_empty())
     {
         return Err(Failure::Unsupported(
@@ -176,6 +152,7 @@ async fn init(call: SystemCall, request: InitRequest) -> Result<Answer, Failure>
         ));
     }
     let by_itself = call.plane.seal.opens_by_itself();
+    recovery(by_itself, &request)?;
     let shares = request
         .secret_shares
         .unwrap_or(if by_itself { 0 } else { 5 });
@@ -211,6 +188,29 @@ async fn init(call: SystemCall, request: InitRequest) -> Result<Answer, Failure>
     )
 }
 
+/// Refuses recovery shares, in Vault's words where the seal has shares of its own.
+fn recovery(by_itself: bool, request: &InitRequest) -> Result<(), Failure> {
+    let asked = |number: Option<usize>| number.is_some_and(|number| number > 0);
+    let names: Vec<&str> = [
+        ("recovery_shares", asked(request.recovery_shares)),
+        ("recovery_threshold", asked(request.recovery_threshold)),
+    ]
+    .into_iter()
+    .filter_map(|(name, asked)| asked.then_some(name))
+    .collect();
+    let names = names.join(",");
+    match (names.is_empty(), by_itself) {
+        (true, _) => Ok(()),
+        (false, false) => Err(Failure::Invalid(format!(
+            "parameters {names} not applicable to seal type shamir"
+        ))),
+        (false, true) => Err(Failure::Unsupported(format!(
+            "there are no recovery keys, because a store with a key file opens by that file alone: leave \
+             {names} out"
+        ))),
+    }
+}
+
 async fn first_token(call: &SystemCall) -> Result<Secret, Failure> {
     let engine = call.plane.open().await?;
     Ok(engine.create_root_token("root", None).await?.0)
@@ -240,23 +240,17 @@ async fn unseal(call: SystemCall, request: UnsealRequest) -> Result<Answer, Fail
     Answer::plain(200, &view(status, call.engine().is_err()))
 }
 
+/// The share in a request that must have one.
+pub(super) fn share_of(key: Option<Secret>) -> Result<Secret, Failure> {
+    let key = key.filter(|key| !key.is_empty()).ok_or_else(|| {
+        Failure::Invalid("'key' must be specified in request body as JSON".into())
+    })?;
+    Ok(parse_share(key.expose_str().unwrap_or_default())?)
+}
+
 async fn seal(call: SystemCall, _: NoFields) -> Result<Answer, Failure> {
     call.plane.close().await;
     Ok(Answer::nothing())
-}
-
-async fn rotate(call: SystemCall, _: NoFields) -> Result<Answer, Failure> {
-    call.plane.barrier.rotate().await?;
-    Ok(Answer::nothing())
-}
-
-async fn key_status(call: SystemCall, _: NoFields) -> Result<Answer, Failure> {
-    let status = call.plane.barrier.key_status()?;
-    Answer::flat(&KeyStatusView {
-        term: status.term,
-        install_time: rfc3339(status.installed_at),
-        encryptions: status.encryptions,
-    })
 }
 
 fn view(status: SealStatus, closed: bool) -> StatusView {
@@ -283,6 +277,7 @@ impl From<SealError> for Failure {
         match error {
             SealError::Storage(error) => error.into(),
             SealError::NotInitialized => Self::NotInitialized,
+            SealError::Unsupported(reason) => Self::Unsupported(reason.into()),
             other => Self::Invalid(other.to_string()),
         }
     }

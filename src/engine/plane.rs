@@ -184,7 +184,7 @@ impl ControlPlane {
         if let Err(error) = self.audit.seal() {
             tracing::error!(%error, "the audit log could not be signed up to here");
         }
-        self.seal.seal();
+        self.seal.seal().await;
     }
 
     /// Stops what runs as a crash would, for tests: the keys stay, nothing is flushed or signed.

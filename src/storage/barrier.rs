@@ -19,7 +19,7 @@ use daypass_contract::{Batch, Clock, Entropy, Entry, Revision, Secret, Store, Wr
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::keyring::{KEYRING, Keyring, OpenError};
+use super::keyring::{AutoRotation, KEYRING, Keyring, MOST_ENCRYPTIONS, OpenError};
 use super::view::MountStore;
 use super::{Range, Row, RowWrite, Storage, StorageError, WriteBatch};
 use crate::memory::LockedKey;
@@ -53,6 +53,9 @@ pub struct KeyStatus {
 }
 
 impl Barrier {
+    /// No data key is used more often.
+    pub const MOST_ENCRYPTIONS: u64 = MOST_ENCRYPTIONS;
+
     /// A sealed barrier over `storage`.
     pub fn new(
         storage: Arc<dyn Storage>,
@@ -196,6 +199,19 @@ impl Barrier {
         })
     }
 
+    /// When the data key is replaced without being told.
+    pub fn auto_rotation(&self) -> Result<AutoRotation, StorageError> {
+        Ok(self.keyring()?.rotation())
+    }
+
+    /// Changes that, from the next write on. The caller has checked the numbers; more encryptions than
+    /// [`Barrier::MOST_ENCRYPTIONS`] never happen.
+    pub async fn rotate_by_itself(&self, rotation: AutoRotation) -> Result<(), StorageError> {
+        let _changing = self.changing.lock().await;
+        self.change(|keyring, _, _| Ok(keyring.rotating(rotation)))
+            .await
+    }
+
     /// A key for `purpose` (HKDF-SHA256): always the same for this store, through restarts and rotations,
     /// and independent of the keys for other purposes.
     pub fn derive(&self, purpose: &str) -> Result<LockedKey<32>, StorageError> {
@@ -238,6 +254,57 @@ impl Barrier {
         Ok(())
     }
 
+    /// Seals the keyring with another root key and stores that together with the seal's record for it.
+    ///
+    /// Where the store fails, what it holds decides: a batch that was kept although its answer was lost
+    /// counts as done. `replaces` is the revision of the seal's record that the caller has read.
+    pub(super) async fn rekey(
+        &self,
+        root: LockedKey<32>,
+        cluster: Uuid,
+        seal_record: &Bytes,
+        replaces: Revision,
+    ) -> Result<(), StorageError> {
+        let _changing = self.changing.lock().await;
+        let root = Arc::new(root);
+        loop {
+            let current = self.keyring()?;
+            let mut next = current.rekeyed(Arc::clone(&root));
+            let batch = WriteBatch {
+                expected: vec![
+                    (SEAL.to_owned(), Some(replaces)),
+                    (KEYRING.to_owned(), current.revision),
+                ],
+                writes: vec![
+                    RowWrite::Put(SEAL.to_owned(), seal_record.clone()),
+                    RowWrite::Put(KEYRING.to_owned(), next.to_record(&*self.entropy)?),
+                ],
+            };
+            let error = match self.storage.apply(batch).await {
+                Ok(revision) => {
+                    next.revision = Some(revision);
+                    // Sealed meanwhile, there is nothing to exchange; it is stored all the same.
+                    let _ = self.replace(&current, next);
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            let Ok(Some(stored)) = self.storage.get(SEAL).await else {
+                return Err(error);
+            };
+            if stored.value == *seal_record {
+                let stored = self.stored_keyring(Arc::clone(&root), cluster).await?;
+                let _ = self.replace(&current, stored);
+                return Ok(());
+            }
+            if !matches!(error, StorageError::Conflict) || stored.revision != replaces {
+                return Err(error);
+            }
+            // Another node changed the keyring: start from what it stored.
+            self.reload(&current).await?;
+        }
+    }
+
     pub(super) fn entropy(&self) -> &dyn Entropy {
         &*self.entropy
     }
@@ -255,12 +322,16 @@ impl Barrier {
     async fn keyring_for(&self, encryptions: u64) -> Result<Arc<Keyring>, StorageError> {
         loop {
             let keyring = self.keyring()?;
-            if encryptions == 0 || keyring.take(encryptions) {
+            let due = |keyring: &Keyring| keyring.is_due(|| self.clock.now());
+            if encryptions == 0 || (!due(&keyring) && keyring.take(encryptions)) {
                 return Ok(keyring);
             }
             let _changing = self.changing.lock().await;
-            // Another request may have replenished it while this one waited.
-            if !self.keyring()?.has(encryptions) {
+            // Another request may have changed it while this one waited.
+            let keyring = self.keyring()?;
+            if due(&keyring) {
+                self.change(Keyring::rotated).await?;
+            } else if !keyring.has(encryptions) {
                 self.change(Keyring::replenished).await?;
             }
         }

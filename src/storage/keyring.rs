@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** the stored record counts at least as many encryptions as were made. Encryptions are
 //! reserved in blocks before they are used, so a crash wastes numbers and never forgets one, and a key is
-//! replaced long before random nonces could repeat.
+//! replaced long before random nonces could repeat, also where automatic rotation is switched off.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hkdf;
 use bytes::Bytes;
-use daypass_contract::{Entropy, Revision, Secret, reveal};
+use daypass_contract::{Entropy, Revision, Secret, duration, reveal};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -33,9 +33,50 @@ const TAG_LEN: usize = 16;
 
 /// How many encryptions are reserved at a time.
 const RESERVE: u64 = 1 << 20;
-/// A key is replaced after this many. With random 96-bit nonces a repeat is then less likely than 2^-36;
-/// NIST SP 800-38D (8.3) allows 2^32 encryptions.
+/// A key is replaced after this many where nobody says otherwise. With random 96-bit nonces a repeat is
+/// then less likely than 2^-36.
 const ROTATE_AFTER: u64 = 1 << 30;
+/// No key is used more often, whatever was configured: nine tenths of the 2^32 encryptions that NIST SP
+/// 800-38D (8.3) allows; Vault's limit.
+pub(super) const MOST_ENCRYPTIONS: u64 = 3_865_470_566;
+
+/// When the data key is replaced without being told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AutoRotation {
+    /// Where not, a key is used as often as is safe ([`MOST_ENCRYPTIONS`]), and for any time.
+    pub enabled: bool,
+    /// A key is replaced after this many encryptions.
+    pub max_operations: u64,
+    /// And when it is this old, at the first write after that; `None` for any age.
+    #[serde(
+        rename = "interval_seconds",
+        with = "duration::option",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub interval: Option<Duration>,
+}
+
+impl Default for AutoRotation {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            max_operations: ROTATE_AFTER,
+            interval: None,
+        }
+    }
+}
+
+impl AutoRotation {
+    /// How often one key may be used.
+    fn limit(&self) -> u64 {
+        if self.enabled {
+            self.max_operations.min(MOST_ENCRYPTIONS)
+        } else {
+            MOST_ENCRYPTIONS
+        }
+    }
+}
 
 pub(super) struct Keyring {
     root: Arc<LockedKey<32>>,
@@ -45,6 +86,7 @@ pub(super) struct Keyring {
     active: Arc<DataKey>,
     /// The active key may be used this often before the record must be written again.
     reserved: u64,
+    rotation: AutoRotation,
     /// Of the record that this was read from or written to.
     pub(super) revision: Option<Revision>,
 }
@@ -64,6 +106,8 @@ struct Record {
     #[serde(serialize_with = "reveal")]
     derivation: Secret,
     keys: Vec<KeyRecord>,
+    #[serde(default)]
+    rotation: AutoRotation,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -100,6 +144,7 @@ impl Keyring {
             keys: BTreeMap::from([(first.term, Arc::clone(&first))]),
             active: first,
             reserved: 0,
+            rotation: AutoRotation::default(),
             revision: None,
         })
     }
@@ -116,7 +161,7 @@ impl Keyring {
         let mut next = self.copy();
         next.keys.insert(term, Arc::clone(&key));
         next.active = key;
-        next.reserved = RESERVE;
+        next.reserved = RESERVE.min(next.rotation.limit());
         Ok(next)
     }
 
@@ -127,12 +172,48 @@ impl Keyring {
         entropy: &dyn Entropy,
     ) -> Result<Self, StorageError> {
         let used = self.active.used.load(Ordering::Relaxed).max(self.reserved);
-        if used >= ROTATE_AFTER {
+        let limit = self.rotation.limit();
+        if used >= limit {
             return self.rotated(now, entropy);
         }
         let mut next = self.copy();
-        next.reserved = used + RESERVE;
+        next.reserved = (used + RESERVE).min(limit);
         Ok(next)
+    }
+
+    /// The same under another root key.
+    pub(super) fn rekeyed(&self, root: Arc<LockedKey<32>>) -> Self {
+        Self {
+            root,
+            ..self.copy()
+        }
+    }
+
+    /// The same, rotating by itself as told.
+    pub(super) fn rotating(&self, rotation: AutoRotation) -> Self {
+        Self {
+            rotation,
+            ..self.copy()
+        }
+    }
+
+    /// When it rotates by itself.
+    pub(super) fn rotation(&self) -> AutoRotation {
+        self.rotation
+    }
+
+    /// Whether the active key is too old.
+    pub(super) fn is_due(&self, now: impl FnOnce() -> SystemTime) -> bool {
+        let Some(interval) = self.rotation.interval.filter(|_| self.rotation.enabled) else {
+            return false;
+        };
+        let due_at = self.active.installed_at.checked_add(interval);
+        due_at.is_some_and(|due_at| now() >= due_at)
+    }
+
+    /// How often the active key may be used before the record must be written again.
+    fn allowed(&self) -> u64 {
+        self.reserved.min(self.rotation.limit())
     }
 
     fn copy(&self) -> Self {
@@ -143,6 +224,7 @@ impl Keyring {
             keys: self.keys.clone(),
             active: Arc::clone(&self.active),
             reserved: self.reserved,
+            rotation: self.rotation,
             revision: self.revision,
         }
     }
@@ -150,13 +232,13 @@ impl Keyring {
     /// Counts `encryptions` about to be made; `false` where more must be reserved first.
     pub(super) fn take(&self, encryptions: u64) -> bool {
         let before = self.active.used.fetch_add(encryptions, Ordering::Relaxed);
-        before.saturating_add(encryptions) <= self.reserved
+        before.saturating_add(encryptions) <= self.allowed()
     }
 
     /// Whether `encryptions` more are reserved.
     pub(super) fn has(&self, encryptions: u64) -> bool {
         let used = self.active.used.load(Ordering::Relaxed);
-        used.saturating_add(encryptions) <= self.reserved
+        used.saturating_add(encryptions) <= self.allowed()
     }
 
     pub(super) fn active_term(&self) -> u32 {
@@ -230,6 +312,7 @@ impl Keyring {
         let record = Record {
             derivation: to_hex(&self.derivation),
             keys: keys.collect(),
+            rotation: self.rotation,
         };
         let json = serde_json::to_vec(&record).map(Secret::new);
         let json = json.map_err(|_| StorageError::unavailable("the keyring has no JSON form"))?;
@@ -294,6 +377,7 @@ impl Keyring {
             reserved: active.used.load(Ordering::Relaxed),
             active,
             keys,
+            rotation: record.rotation,
             revision: Some(row.revision),
         })
     }

@@ -29,6 +29,7 @@ use daypass_contract::{Revision, async_trait};
 pub use self::barrier::{Barrier, KeyStatus};
 pub use self::embedded::{Embedded, Options, Statistics};
 pub use self::error::StorageError;
+pub use self::keyring::AutoRotation;
 
 /// A stored value, sealed, and which write put it there.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -223,6 +223,67 @@ async fn a_spent_key_is_replaced() {
 }
 
 #[tokio::test]
+async fn a_key_is_replaced_as_told() {
+    use daypass_conformance::ManualClock;
+
+    let storage = Arc::new(InMemory::new());
+    let clock = Arc::new(ManualClock::default());
+    let barrier = Barrier::new(
+        Arc::clone(&storage) as Arc<dyn Storage>,
+        Arc::clone(&clock) as Arc<dyn Clock>,
+        Arc::new(Counting),
+    );
+    barrier
+        .initialize(root(), CLUSTER, Bytes::from_static(b"seal"))
+        .await
+        .unwrap();
+    barrier.unseal(root(), CLUSTER).await.unwrap();
+    assert_eq!(barrier.auto_rotation().unwrap(), AutoRotation::default());
+    let term = || barrier.key_status().unwrap().term;
+    let write = async || barrier.apply(put("m/a", "v")).await.unwrap();
+    let day = std::time::Duration::from_hours(24);
+    let daily = AutoRotation {
+        interval: Some(day),
+        ..AutoRotation::default()
+    };
+    barrier.rotate_by_itself(daily).await.unwrap();
+    write().await;
+    assert_eq!(term(), 1);
+    // Its age counts at the next write, and not before.
+    clock.advance(day);
+    assert_eq!(term(), 1);
+    write().await;
+    write().await;
+    assert_eq!(term(), 2);
+    // Switched off, only the number that is safe counts.
+    let off = AutoRotation {
+        enabled: false,
+        max_operations: 1_000_000,
+        ..daily
+    };
+    barrier.rotate_by_itself(off).await.unwrap();
+    clock.advance(day * 2);
+    barrier.keyring().unwrap().take(1_200_000);
+    write().await;
+    assert_eq!(term(), 2);
+    // Switched on, a key that was used more often than wished is replaced at once.
+    let often = AutoRotation {
+        enabled: true,
+        interval: None,
+        ..off
+    };
+    barrier.rotate_by_itself(often).await.unwrap();
+    write().await;
+    assert_eq!(term(), 3);
+    barrier.keyring().unwrap().take(999_998);
+    write().await;
+    assert_eq!(term(), 3);
+    write().await;
+    assert_eq!(term(), 4);
+    assert!(barrier.key_status().unwrap().encryptions < 10);
+}
+
+#[tokio::test]
 async fn each_way_the_keyring_can_be_wrong_is_told_apart() {
     let (storage, barrier) = barrier().await;
     barrier.apply(put("m/a", "1")).await.unwrap();

@@ -97,6 +97,16 @@ pub(super) fn unwrap(
     Ok(root.and_then(|root| LockedKey::copy_of(root.expose())))
 }
 
+/// The file does not open this store.
+pub(super) fn wrong_key(path: &Path) -> SealError {
+    SealError::KeyFile {
+        path: path.to_owned(),
+        reason: "it does not hold the key that this store was initialized with, or the store's \
+                 record core/seal was altered"
+            .to_owned(),
+    }
+}
+
 fn aad(cluster: Uuid) -> Vec<u8> {
     [SEAL.as_bytes(), cluster.as_bytes()].concat()
 }

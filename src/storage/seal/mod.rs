@@ -10,7 +10,10 @@
 //! * Offered shares are held until the key is made or refused, and then wiped.
 
 mod key_file;
+mod quorum;
 mod record;
+mod rekey;
+mod root_token;
 mod shamir;
 #[cfg(test)]
 mod tests;
@@ -20,11 +23,13 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use daypass_contract::{Entropy, Secret};
+use daypass_contract::{Entropy, Revision, Secret};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use self::record::{Kind, SealRecord};
+pub use self::rekey::{RekeyStatus, RekeyStep, Verification, VerifyStep};
+pub use self::root_token::{RootTokenStatus, RootTokenStep};
 use super::{Barrier, StorageError};
 use crate::memory::LockedKey;
 
@@ -69,6 +74,9 @@ pub enum SealError {
         "at least one of the shares is wrong, or belongs to another store; all were forgotten, start again"
     )]
     WrongShares,
+    /// This kind of seal does not do that. Answered 501 with the reason.
+    #[error("{0}")]
+    Unsupported(&'static str),
     /// The key file cannot be used. Shown to the operator.
     #[error("key file {}: {reason}", path.display())]
     KeyFile {
@@ -119,6 +127,34 @@ pub struct Keeper {
     barrier: Arc<Barrier>,
     seal: Seal,
     attempt: Mutex<Attempt>,
+    /// What share holders are about to do with the open store.
+    ceremonies: Mutex<Ceremonies>,
+}
+
+/// What needs a quorum while the store is open. Sealing forgets it.
+#[derive(Default)]
+struct Ceremonies {
+    root_token: Option<root_token::Attempt>,
+    rekey: Option<rekey::Rekey>,
+}
+
+/// The record of a store whose root key people hold.
+struct Held {
+    record: SealRecord,
+    revision: Revision,
+    threshold: u8,
+    check: Vec<u8>,
+}
+
+impl Held {
+    /// Refuses a key that is not the root key.
+    fn check_root(&self, root: &LockedKey<32>) -> Result<(), SealError> {
+        if record::is_root(root, self.record.cluster_id, &self.check) {
+            Ok(())
+        } else {
+            Err(SealError::WrongShares)
+        }
+    }
 }
 
 /// Shares offered so far.
@@ -135,6 +171,7 @@ impl Keeper {
             barrier,
             seal,
             attempt: Mutex::default(),
+            ceremonies: Mutex::default(),
         }
     }
 
@@ -222,13 +259,7 @@ impl Keeper {
         if !self.barrier.is_sealed() {
             return Ok(self.status_of(Some(&record), &attempt));
         }
-        let wanted = shamir::share_bytes(*threshold);
-        if share.len() != wanted {
-            return Err(invalid(&format!(
-                "a share of this store has {wanted} bytes; this one has {}",
-                share.len()
-            )));
-        }
+        shamir::check_length(share, *threshold)?;
         if !attempt
             .shares
             .iter()
@@ -272,24 +303,46 @@ impl Keeper {
         {
             let key = key_file::read(path)?;
             let root = key_file::unwrap(&key, wrapped, *cluster_id)?;
-            let root = root.ok_or_else(|| SealError::KeyFile {
-                path: path.clone(),
-                reason: "it does not hold the key that this store was initialized with, or the \
-                         store's record core/seal was altered"
-                    .to_owned(),
-            })?;
+            let root = root.ok_or_else(|| key_file::wrong_key(path))?;
             self.barrier.unseal(root, *cluster_id).await?;
         }
         Ok(self.status_of(record.as_ref(), &attempt))
     }
 
-    /// Closes the barrier: every key leaves memory.
-    pub fn seal(&self) {
+    /// Closes the barrier: every key leaves memory, and so does what share holders were about to do.
+    pub async fn seal(&self) {
         self.barrier.seal();
+        *self.ceremonies.lock().await = Ceremonies::default();
+    }
+
+    /// What the ceremonies of share holders need: an open store that has shares.
+    async fn held(&self) -> Result<Held, SealError> {
+        let (record, revision) = self.stored().await?.ok_or(SealError::NotInitialized)?;
+        if self.barrier.is_sealed() {
+            return Err(StorageError::Sealed.into());
+        }
+        let Kind::Shamir {
+            threshold, check, ..
+        } = &record.kind
+        else {
+            return Err(SealError::Unsupported(
+                "this store has no shares, and so no quorum: it opens by its key file",
+            ));
+        };
+        Ok(Held {
+            threshold: *threshold,
+            check: check.clone(),
+            record,
+            revision,
+        })
+    }
+
+    async fn record(&self) -> Result<Option<SealRecord>, SealError> {
+        Ok(self.stored().await?.map(|(record, _)| record))
     }
 
     /// The stored record, where it is of the configured kind.
-    async fn record(&self) -> Result<Option<SealRecord>, SealError> {
+    async fn stored(&self) -> Result<Option<(SealRecord, Revision)>, SealError> {
         let Some(row) = self.barrier.seal_record().await? else {
             return Ok(None);
         };
@@ -301,7 +354,7 @@ impl Keeper {
                 self.seal.name()
             )));
         }
-        Ok(Some(record))
+        Ok(Some((record, row.revision)))
     }
 
     fn status_of(&self, record: Option<&SealRecord>, attempt: &Attempt) -> SealStatus {

@@ -71,6 +71,15 @@ impl SealRecord {
         }
     }
 
+    /// The record of the same store, whose root key is now protected by `kind`.
+    pub(super) fn with(&self, kind: Kind) -> Self {
+        Self {
+            kind,
+            cluster_id: self.cluster_id,
+            cluster_name: self.cluster_name.clone(),
+        }
+    }
+
     pub(super) fn encode(&self) -> Result<Bytes, StorageError> {
         let stored = Stored {
             cluster_id: self.cluster_id.to_string(),

@@ -10,6 +10,7 @@ use daypass_contract::{Entropy, Secret};
 use rand_core::{TryCryptoRng, TryRng};
 use vsss_rs::Gf256;
 
+use super::{SealError, invalid};
 use crate::memory::LockedKey;
 
 const KEY_BYTES: usize = 32;
@@ -21,6 +22,18 @@ pub(super) fn share_bytes(threshold: u8) -> usize {
     } else {
         KEY_BYTES + 1
     }
+}
+
+/// Refuses what cannot be a share, where `threshold` of them make the key.
+pub(super) fn check_length(share: &Secret, threshold: u8) -> Result<(), SealError> {
+    let wanted = share_bytes(threshold);
+    if share.len() == wanted {
+        return Ok(());
+    }
+    Err(invalid(&format!(
+        "a share of this store has {wanted} bytes; this one has {}",
+        share.len()
+    )))
 }
 
 /// `shares` pieces of `key`, any `threshold` of which give it back. `None` where the numbers do not fit.

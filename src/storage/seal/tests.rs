@@ -1,3 +1,5 @@
+mod ceremonies;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -69,7 +71,7 @@ async fn a_store_is_initialized_once_and_opened_by_enough_shares() {
         .apply(Batch::new().put("m/a", Secret::new("hello")))
         .await
         .unwrap();
-    first.seal();
+    first.seal().await;
     assert!(first.status().await.unwrap().sealed);
 
     let (_, keeper) = keeper(&storage, Seal::Shamir);
