@@ -117,6 +117,7 @@ fn a_file_follows_the_log_through_logrotate_and_restarts() {
     fs::rename(&file, &moved).unwrap();
     work(&root, 5);
     caught_up(&server, "file");
+    assert!(seqs(&fs::read_to_string(&file).unwrap()).len() >= 10);
     assert!(server.stop().success());
     server.start_again();
     work(&server.root(), 5);
@@ -127,8 +128,16 @@ fn a_file_follows_the_log_through_logrotate_and_restarts() {
     assert_eq!(all, want, "each once");
     nothing_is_missing(&text, &server, *all.last().unwrap());
 
-    let metrics = server.root().call("GET", "sys/metrics", None);
-    assert_eq!(metrics.status, 200);
+    caught_up(&server, "file");
+    let metrics = tools::succeed(&mut server.command(&["read", "sys/metrics"]));
+    for name in ["lag_records", "lag_seconds", "alarm"] {
+        let metric = format!("daypass_audit_device_{name}{{device=\"file\"}} 0\n");
+        wait_for("the metrics say so", PATIENCE, || {
+            let metrics = tools::succeed(&mut server.command(&["read", "sys/metrics"]));
+            metrics.contains(&metric).then_some(())
+        });
+    }
+    assert!(metrics.contains("# TYPE daypass_audit_device_records_total counter"));
     server.root().call("DELETE", "sys/audit/file", None);
     let before = fs::read_to_string(&file).unwrap();
     work(&server.root(), 3);

@@ -111,6 +111,11 @@ pub(super) struct Courier {
 impl Courier {
     pub(super) fn new(parts: Parts, status: Shared) -> Self {
         let cursor = parts.cursor.clone();
+        status.set(Status {
+            delivered: cursor.head.seq,
+            confirmed: cursor.head.seq,
+            ..Status::default()
+        });
         Self {
             parts,
             status,

@@ -76,24 +76,35 @@ impl FileSink {
 #[async_trait]
 impl Sink for FileSink {
     async fn open(&mut self) -> Result<(), Trouble> {
-        self.have(Job::Open).await.map_err(Trouble::certain)
+        self.have(Job::Open).await.map_err(trouble)
     }
 
     async fn send(&mut self, lines: &[&str]) -> Result<usize, Trouble> {
         let bytes = joined(&self.prefix, lines);
-        self.have(Job::Write(bytes))
-            .await
-            .map_err(Trouble::certain)?;
+        self.have(Job::Write(bytes)).await.map_err(trouble)?;
         Ok(lines.len())
     }
 
     async fn confirm(&mut self) -> Result<(), Trouble> {
-        // The kernel may have dropped what it could not write.
         self.have(Job::Sync).await.map_err(Trouble::uncertain)
     }
 
     fn settles_after(&self) -> Duration {
         Duration::ZERO
+    }
+}
+
+/// The disk may not have what was written before: the kernel may have dropped what it could not write.
+#[derive(Debug, thiserror::Error)]
+#[error("what was written may not be on the disk: {0}")]
+struct NotSynced(io::Error);
+
+fn trouble(error: io::Error) -> Trouble {
+    let lost = error.get_ref().is_some_and(|inner| inner.is::<NotSynced>());
+    if lost {
+        Trouble::uncertain(error)
+    } else {
+        Trouble::certain(error)
     }
 }
 
@@ -208,7 +219,8 @@ impl LogFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        let synced = self.file.sync_data();
+        synced.map_err(|error| io::Error::other(NotSynced(error)))
     }
 }
 

@@ -173,7 +173,8 @@ impl Devices {
                 self.barrier.apply(Batch::new().delete(key)).await?;
                 continue;
             }
-            let target = Target::asked(&device.kind, &device.options, &self.rules);
+            let target = Target::asked(&device.kind, &device.options, &self.rules)
+                .and_then(|target| alone(&running, target));
             let cursor = cursors.remove(&device.path);
             self.run(&mut running, device, false, target, cursor)
                 .await?;
@@ -308,14 +309,8 @@ impl Devices {
             )));
         }
         let target = Target::asked(&device.kind, &device.options, &self.rules)
+            .and_then(|target| alone(&running, target))
             .map_err(DeviceError::Refused)?;
-        let clashes = |other: &&Running| other.target.as_ref().is_some_and(|t| t.clashes(&target));
-        if let Some(other) = running.values().find(clashes) {
-            return Err(DeviceError::Refused(format!(
-                "option \"file_path\": the device {}/ writes to this file",
-                other.device.path
-            )));
-        }
         let mut sink = sink::of(&target);
         sink.open().await.map_err(|trouble| {
             DeviceError::Refused(format!(
@@ -382,6 +377,18 @@ impl Devices {
             status: device.status.get(),
         };
         running.values().map(view).collect()
+    }
+}
+
+/// The target, where no device that runs writes to the same file.
+fn alone(running: &BTreeMap<String, Running>, target: Target) -> Result<Target, String> {
+    let clashes = |other: &&Running| other.target.as_ref().is_some_and(|t| t.clashes(&target));
+    match running.values().find(clashes) {
+        Some(other) => Err(format!(
+            "option \"file_path\": the device {}/ writes to this file",
+            other.device.path
+        )),
+        None => Ok(target),
     }
 }
 
