@@ -6,7 +6,7 @@
 //! shares the next one.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -76,8 +76,16 @@ impl Position {
     }
 }
 
+impl Position {
+    /// Where the record with this number stands.
+    pub(super) fn of(seq: u64) -> Self {
+        Self(seq)
+    }
+}
+
 /// The append-only audit log of one server.
 pub struct AuditLog {
+    dir: PathBuf,
     shared: Arc<Shared>,
     synced: watch::Receiver<Synced>,
     hasher: ArcSwap<Hasher>,
@@ -170,6 +178,7 @@ impl AuditLog {
             })
             .map_err(AuditError::io("start the thread of", dir))?;
         let log = Self {
+            dir: dir.into(),
             shared,
             synced: receiver,
             hasher: ArcSwap::from_pointee(Hasher::sealed()),
@@ -253,6 +262,11 @@ impl AuditLog {
     /// [`AuditError::Broken`].
     pub fn head(&self) -> Result<Head, AuditError> {
         Ok(self.shared.lock()?.writer.head())
+    }
+
+    /// The folder of its files.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Makes keyed hashes of what must not be written in clear. After [`unlock`](Self::unlock) a new

@@ -1,7 +1,7 @@
 //! The local, chained, fail-closed audit log.
 //!
 //! [`AuditLog`] is an append-only log of JSON lines in a directory of its own. It is the authority:
-//! other sinks read from it ([`Follower`]) and never stand between a request and its answer.
+//! other sinks read from it ([`Follower`], [`devices`]) and never stand between a request and its answer.
 //!
 //! # Invariants
 //!
@@ -17,6 +17,7 @@
 //!   cannot be undone, every append fails until the server is restarted.
 
 mod checkpoint;
+pub mod devices;
 mod error;
 mod files;
 mod hash;

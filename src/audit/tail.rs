@@ -7,9 +7,10 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::error::AuditError;
 use super::files;
@@ -21,6 +22,13 @@ pub struct Follower {
     file: Option<Open>,
     /// Records up to this one are passed over.
     after: u64,
+}
+
+/// Where a follower stands: the next line begins at this offset of the file that begins with this record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Place {
+    file: u64,
+    offset: u64,
 }
 
 struct Open {
@@ -39,6 +47,39 @@ impl Follower {
             file: None,
             after: seq,
         }
+    }
+
+    /// Reads on at `place`, without searching for it; `None` where no line begins there.
+    ///
+    /// # Errors
+    /// [`AuditError::Io`].
+    pub(super) fn at(dir: &Path, place: Place) -> Result<Option<Self>, AuditError> {
+        let path = files::path(dir, place.file);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let mut open = Open::new(place.file, path)?;
+        if let Some(last) = place.offset.checked_sub(1) {
+            let mut newline = [0];
+            let read = open.reader.get_ref().read_at(&mut newline, last);
+            if read.map_err(AuditError::io("read", &open.path))? == 0 || newline != *b"\n" {
+                return Ok(None);
+            }
+        }
+        open.seek(place.offset)?;
+        Ok(Some(Self {
+            dir: dir.into(),
+            file: Some(open),
+            after: 0,
+        }))
+    }
+
+    /// Where the next line begins, once one was read.
+    pub(super) fn place(&self) -> Option<Place> {
+        self.file.as_ref().map(|open| Place {
+            file: open.first,
+            offset: open.offset,
+        })
     }
 
     /// Reads from the last `lines` records on.
@@ -378,6 +419,37 @@ mod tests {
         put(&log, "ten");
         assert_eq!(rest(&mut follower).len(), 1);
         assert_eq!(rest(&mut Follower::after(dir, 99)), [""; 0]);
+    }
+
+    #[test]
+    fn a_follower_goes_on_at_the_place_of_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let log = open(dir);
+        for record in 1..=6 {
+            put(&log, &record.to_string());
+            if record == 3 {
+                log.rotate().unwrap();
+            }
+        }
+        let all = lines(dir);
+        let mut one = Follower::after(dir, 0);
+        assert_eq!(one.place(), None);
+        for read in 1..=6 {
+            one.next_line().unwrap().unwrap();
+            let place = one.place().unwrap();
+            let mut other = Follower::at(dir, place).unwrap().unwrap();
+            assert_eq!(rest(&mut other), all[read..], "after {read}");
+            // Not where a line begins, or where nothing is.
+            for (file, offset) in [
+                (place.file, place.offset - 1),
+                (2, 0),
+                (place.file, 1 << 40),
+            ] {
+                let place = Place { file, offset };
+                assert!(Follower::at(dir, place).unwrap().is_none(), "{place:?}");
+            }
+        }
     }
 
     #[test]

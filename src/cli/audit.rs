@@ -1,4 +1,5 @@
-//! Looks at an audit log on this machine: proves that it is whole, and reads it as it grows.
+//! Looks at an audit log on this machine (proves that it is whole, reads it as it grows), and asks a server for
+//! the devices that follow its log.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +9,8 @@ use serde_json::json;
 
 use super::Failure;
 use super::context::Context;
-use super::output::Format;
+use super::operator::write;
+use super::output::{Format, fields, show};
 use crate::audit::{self, Expect, Follower, Head, PublicKey, VerifyError};
 
 /// How long `--follow` waits for new records.
@@ -23,7 +25,40 @@ pub(super) enum Audit {
     /// Show the newest records of a log
     #[command(long_about = TAIL)]
     Tail(Tail),
+    /// List what follows the server's log: files, syslog, sockets
+    #[command(long_about = LIST)]
+    List(List),
+    /// Let a file, the syslog or a socket follow the server's log
+    #[command(long_about = ENABLE)]
+    Enable(Enable),
+    /// Stop a device; the log goes on
+    #[command(after_long_help = "Example:\n\n    $ daypass audit disable siem")]
+    Disable(Path),
+    /// Hash a value as the log does, to search for it
+    #[command(long_about = HASH)]
+    Hash(Path),
 }
+
+const LIST: &str = "\
+Lists what follows the server's log. With a path, shows how far behind that device is and why.
+
+    $ daypass audit list
+    $ daypass audit list siem
+    $ daypass audit list --field lag_records siem";
+
+const ENABLE: &str = "\
+Lets a file, the syslog of the server's machine or a socket follow the server's log: it gets what is recorded from now
+on, by default under its type's name. The server's configuration says which files and addresses may be named here.
+
+    $ daypass audit enable file file_path=audit.log
+    $ daypass audit enable syslog tag=daypass facility=authpriv
+    $ daypass audit enable --path siem socket address=siem.example.org:514 socket_type=tcp";
+
+const HASH: &str = "\
+Prints the hash that stands in the log, and in what devices write, in place of a value. The value comes from standard
+input or a prompt.
+
+    $ daypass audit hash --field hash local < token";
 
 const VERIFY: &str = "\
 Reads a log and proves that no record in it was changed, removed or moved. It needs neither the server nor its keys.
@@ -39,6 +74,37 @@ Shows the newest records of a log, in words or (--format json) as they are.
 
     $ daypass audit tail -n 50 /var/log/daypass/audit
     $ daypass audit tail -f --format json /var/log/daypass/audit | jq .request.path";
+
+/// `daypass audit list`.
+#[derive(Args)]
+pub(super) struct List {
+    /// One device only
+    path: Option<String>,
+}
+
+/// `daypass audit enable`.
+#[derive(Args)]
+pub(super) struct Enable {
+    /// file, syslog or socket
+    #[arg(value_name = "TYPE")]
+    kind: String,
+    /// Its name among the devices; by default the type
+    #[arg(long, value_name = "PATH")]
+    path: Option<String>,
+    /// For people
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+    /// Options of the type, such as file_path=audit.log
+    #[arg(value_name = "K=V")]
+    options: Vec<String>,
+}
+
+/// A device.
+#[derive(Args)]
+pub(super) struct Path {
+    /// Its name among the devices
+    path: String,
+}
 
 /// `daypass audit verify`.
 #[derive(Args)]
@@ -75,12 +141,86 @@ pub(super) struct Tail {
 }
 
 impl Audit {
-    pub(super) fn run(self, context: &mut Context<'_, '_>) -> Result<(), Failure> {
+    pub(super) async fn run(self, context: &mut Context<'_, '_>) -> Result<(), Failure> {
         match self {
             Self::Verify(verify) => verify.run(context),
             Self::Tail(tail) => tail.run(context),
+            Self::List(List { path: None }) => list(context).await,
+            Self::List(List { path: Some(path) }) => {
+                let path = path.trim_matches('/');
+                let target = format!("sys/audit/{path}");
+                let answer = context.client()?.read(&target, &[]).await;
+                let answer = answer.map_err(|error| {
+                    Failure::request(format!("show the audit device {path}/"), error)
+                })?;
+                context.answer(&answer, "")
+            }
+            Self::Enable(enable) => enable.run(context).await,
+            Self::Disable(Path { path }) => {
+                let path = path.trim_matches('/');
+                let target = format!("sys/audit/{path}");
+                let answer = context.client()?.delete(&target).await;
+                let answer = answer.map_err(|error| {
+                    Failure::request(format!("disable the audit device {path}/"), error)
+                })?;
+                context.answer(&answer, &format!("Disabled: {path}/"))
+            }
+            Self::Hash(Path { path }) => {
+                let input = context.read_secret("Value")?;
+                let text = input
+                    .expose_str()
+                    .ok_or_else(|| Failure::usage("hash the value", "it is not UTF-8 text"))?;
+                let (client, path) = (context.client()?, path.trim_matches('/'));
+                let target = format!("sys/audit-hash/{path}");
+                let answer = write(&client, "hash the value", &target, json!({"input": text}));
+                let answer = answer.await?;
+                context.answer(&answer, "")
+            }
         }
     }
+}
+
+impl Enable {
+    async fn run(self, context: &mut Context<'_, '_>) -> Result<(), Failure> {
+        let path = self.path.unwrap_or_else(|| self.kind.clone());
+        let path = path.trim_matches('/');
+        let body = json!({
+            "type": self.kind,
+            "description": self.description.unwrap_or_default(),
+            "options": context.fields(&self.options)?,
+        });
+        let (client, what) = (
+            context.client()?,
+            format!("enable the audit device {path}/"),
+        );
+        let answer = write(&client, &what, &format!("sys/audit/{path}"), body).await?;
+        context.answer(&answer, &format!("Enabled: {path}/"))
+    }
+}
+
+async fn list(context: &mut Context<'_, '_>) -> Result<(), Failure> {
+    let answer = context
+        .client()?
+        .read("sys/audit", &[])
+        .await
+        .map_err(|error| Failure::request("list audit devices", error))?;
+    context.warnings(&answer);
+    let devices = fields(answer.json());
+    let rows: Vec<Vec<String>> = devices
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(path, facts)| {
+            let fact = |name: &str| facts.get(name).map(show).unwrap_or_default();
+            vec![
+                path.clone(),
+                fact("type"),
+                fact("description"),
+                fact("options"),
+            ]
+        })
+        .collect();
+    context.rows(&["Path", "Type", "Description", "Options"], &rows, devices)
 }
 
 impl Verify {

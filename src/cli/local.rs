@@ -9,6 +9,7 @@ use serde_json::json;
 use super::context::Context;
 use super::output::Format;
 use super::{Cli, Code, Failure};
+use crate::audit::devices;
 use crate::config::{self, ConfigError, ConfigErrors};
 use crate::engine;
 use crate::policy::Policy;
@@ -28,21 +29,19 @@ it: file, line, column, key, and what to write instead. Files and secrets it ref
     $ daypass config check --format json daypass.toml     # for editors and pipelines";
 
 /// Reads a configuration with all checks that this program can make without running a server: mount types
-/// are those of the registry, and policies are policies.
+/// are those of the registry, policies are policies, and audit devices have the options of their type.
 ///
 /// # Errors
 /// All problems found.
 pub(super) fn load(file: &Path) -> Result<config::Config, ConfigErrors> {
     let kinds: Vec<&str> = engine::kinds().iter().map(|kind| kind.name).collect();
     let config = config::load(file, &kinds)?;
-    let problems: Vec<ConfigError> = config
-        .policies
-        .iter()
-        .filter_map(|policy| {
-            let error = Policy::parse(&policy.name, &policy.rules).err()?;
-            Some(policy.origin.error("rules", error.to_string()))
-        })
-        .collect();
+    let policies = config.policies.iter().filter_map(|policy| {
+        let error = Policy::parse(&policy.name, &policy.rules).err()?;
+        Some(policy.origin.error("rules", error.to_string()))
+    });
+    let mut problems: Vec<ConfigError> = policies.collect();
+    problems.extend(devices::check(&config));
     if problems.is_empty() {
         Ok(config)
     } else {

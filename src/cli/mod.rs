@@ -159,7 +159,7 @@ enum Command {
     /// Mount backends and change mounts
     #[command(subcommand, visible_aliases = ["secrets", "mounts"])]
     Mount(mount::Mount),
-    /// Look at an audit log on this machine: prove that it is whole, read it
+    /// Prove that an audit log on this machine is whole, read it, and let devices follow a server's
     #[command(subcommand)]
     Audit(audit::Audit),
     /// Look at a configuration without a server
@@ -237,7 +237,6 @@ fn dispatch(command: Command, context: &mut Context<'_, '_>) -> Result<(), Failu
     match command {
         Command::Server(arguments) => return serve::server(arguments),
         Command::Dev(arguments) => return serve::dev(arguments, context),
-        Command::Audit(audit) => return audit.run(context),
         Command::Config(config) => return config.run(context),
         Command::Completions(completions) => return completions.run(context),
         Command::Version => return local::version(context),
@@ -268,9 +267,9 @@ async fn remote(command: Command, context: &mut Context<'_, '_>) -> Result<(), F
         Command::Lease(lease) => lease.run(context).await,
         Command::Policy(policy) => policy.run(context).await,
         Command::Mount(mount) => mount.run(context).await,
+        Command::Audit(audit) => audit.run(context).await,
         Command::Server(_)
         | Command::Dev(_)
-        | Command::Audit(_)
         | Command::Config(_)
         | Command::Completions(_)
         | Command::Version

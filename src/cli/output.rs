@@ -165,7 +165,8 @@ impl Context<'_, '_> {
         self.print(&text)
     }
 
-    fn warnings(&mut self, answer: &Answer) {
+    /// Tells a person what the server warns of.
+    pub(super) fn warnings(&mut self, answer: &Answer) {
         let warnings = answer.json().get("warnings").and_then(Value::as_array);
         for warning in warnings.into_iter().flatten() {
             self.note(&format!("warning: {}", show(warning)));

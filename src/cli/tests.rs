@@ -206,6 +206,38 @@ fn what_commands_send() {
         ),
         (&["list", "a"], "", &["GET /v1/a?list=true"]),
         (&["delete", "a/b"], "", &["DELETE /v1/a/b"]),
+        (
+            &["audit", "enable", "file", "file_path=a.log", "mode=0640"],
+            "",
+            &[
+                r#"PUT /v1/sys/audit/file {"description":"","options":{"file_path":"a.log","mode":"0640"},"type":"file"}"#,
+            ],
+        ),
+        (
+            &[
+                "audit",
+                "enable",
+                "--path",
+                "siem/",
+                "--description",
+                "d",
+                "syslog",
+            ],
+            "",
+            &[r#"PUT /v1/sys/audit/siem {"description":"d","options":{},"type":"syslog"}"#],
+        ),
+        (&["audit", "list"], "", &["GET /v1/sys/audit"]),
+        (&["audit", "list", "siem"], "", &["GET /v1/sys/audit/siem"]),
+        (
+            &["audit", "disable", "siem/"],
+            "",
+            &["DELETE /v1/sys/audit/siem"],
+        ),
+        (
+            &["audit", "hash", "siem"],
+            "hunter2\n",
+            &[r#"PUT /v1/sys/audit-hash/siem {"input":"hunter2"}"#],
+        ),
         // Key-value secrets, with and without versions.
         (
             &["kv", "get", "--version", "2", "secret/app"],

@@ -23,6 +23,11 @@ pub(super) fn config(config: &Config, problems: &Problems) {
             }
         }
     }
+    let devices = config.audit_devices.iter();
+    unique(
+        devices.map(|device| ("path", device.path.clone(), &device.origin)),
+        problems,
+    );
     let policies = config.policies.iter();
     let quotas = config.quotas.iter();
     let listeners = config.listeners.iter();

@@ -23,9 +23,9 @@ use std::path::{Path, PathBuf};
 
 pub use self::error::{ConfigError, ConfigErrors, Origin, Place};
 pub use self::model::{
-    AuditSettings, ClientAuth, Config, LeaseSettings, Limits, ListenAddress, Listener, LogFormat,
-    LogLevel, LogSettings, Mount, Policy, Quota, Resource, SealSettings, Setting, StorageSettings,
-    Tls,
+    AuditDevice, AuditSettings, ClientAuth, Config, LeaseSettings, Limits, ListenAddress, Listener,
+    LogFormat, LogLevel, LogSettings, Mount, Policy, Quota, Resource, SealSettings, Setting,
+    StorageSettings, Tls,
 };
 use self::read::{Problems, Source};
 pub use self::secret::{SecretError, SecretRef, read_private};

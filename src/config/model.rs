@@ -28,6 +28,8 @@ pub struct Config {
     pub limits: Limits,
     /// How long leases last and how fast they are revoked.
     pub leases: LeaseSettings,
+    /// Declared audit devices, in the order of the files.
+    pub audit_devices: Vec<AuditDevice>,
     /// Declared mounts, in the order of the files.
     pub mounts: Vec<Mount>,
     /// Declared policies, in the order of the files.
@@ -121,6 +123,25 @@ pub struct AuditSettings {
     pub path: PathBuf,
     /// A new file is begun when one reaches so many bytes.
     pub rotate_bytes: u64,
+    /// The folders below which the API may let an audit device write.
+    pub device_dirs: Vec<PathBuf>,
+    /// The addresses that the API may let an audit device send to.
+    pub device_addresses: Vec<String>,
+}
+
+/// A declared audit device: what follows the local log.
+#[derive(Clone, Debug)]
+pub struct AuditDevice {
+    /// Its name among the devices.
+    pub path: String,
+    /// `file`, `syslog` or `socket`.
+    pub kind: String,
+    /// For people.
+    pub description: String,
+    /// The options of its type.
+    pub options: BTreeMap<String, String>,
+    /// Where it is declared.
+    pub origin: Origin,
 }
 
 /// The program's own log, on standard error.

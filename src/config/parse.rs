@@ -8,9 +8,9 @@ use toml::de::DeValue;
 
 use super::check;
 use super::model::{
-    AuditSettings, ClientAuth, Config, LeaseSettings, Limits, ListenAddress, Listener, LogFormat,
-    LogLevel, LogSettings, Mount, Policy, Quota, Resource, SealSettings, Setting, StorageSettings,
-    Tls,
+    AuditDevice, AuditSettings, ClientAuth, Config, LeaseSettings, Limits, ListenAddress, Listener,
+    LogFormat, LogLevel, LogSettings, Mount, Policy, Quota, Resource, SealSettings, Setting,
+    StorageSettings, Tls,
 };
 use super::read::{Node, Problems, Read, Source, Table, kind, parse};
 use super::secret::{SecretRef, holds_a_password, names_a_secret};
@@ -109,9 +109,19 @@ fn read(files: &Files<'_>, backends: &[&str]) -> Option<Config> {
     let seal = files.required("seal", seal);
     let audit = files.required("audit", |table| {
         let rotate_bytes = table.or("rotate_bytes", 256 << 20);
+        let device_dirs = match (table.node("device_dirs"), &storage) {
+            (Some(node), _) => each(&node),
+            (None, Some(storage)) => vec![storage.path.join("audit-devices")],
+            (None, None) => Vec::new(),
+        };
+        let device_addresses = table
+            .node("device_addresses")
+            .map_or_else(Vec::new, |node| each(&node));
         Some(AuditSettings {
             path: table.required("path")?,
             rotate_bytes,
+            device_dirs,
+            device_addresses,
         })
     });
     let log = files.section("log", log).unwrap_or(LogSettings {
@@ -120,6 +130,7 @@ fn read(files: &Files<'_>, backends: &[&str]) -> Option<Config> {
     });
     let limits = files.section("limits", limits).unwrap_or_default();
     let leases = files.section("leases", leases).unwrap_or_default();
+    let audit_devices = files.every("audit_devices", audit_device);
     let mounts = files.every("mounts", |table| mount(table, backends));
     let policies = files.every("policies", policy);
     let quotas = files.every("quotas", quota);
@@ -137,9 +148,28 @@ fn read(files: &Files<'_>, backends: &[&str]) -> Option<Config> {
         log,
         limits,
         leases,
+        audit_devices,
         mounts,
         policies,
         quotas,
+    })
+}
+
+/// The elements of a list that are valid; what is wrong with the others is noted.
+fn each<T: Read>(list: &Node<'_>) -> Vec<T> {
+    list.elements().iter().filter_map(T::read).collect()
+}
+
+/// Its type and options are looked at by the module that knows them.
+fn audit_device(table: &Table<'_>) -> Option<AuditDevice> {
+    let path = table.required::<String>("path");
+    let kind = table.required("type");
+    Some(AuditDevice {
+        path: path?.trim_end_matches('/').to_owned(),
+        kind: kind?,
+        description: table.or("description", String::new()),
+        options: table.or("options", BTreeMap::new()),
+        origin: table.origin(),
     })
 }
 

@@ -144,6 +144,7 @@ fn the_example_documents_every_key() {
         "[storage]",
         "[seal]",
         "[audit]",
+        "[[audit_devices]]",
         "[log]",
         "[limits]",
         "[leases]",

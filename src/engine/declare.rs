@@ -23,6 +23,8 @@ pub struct Declarations {
     pub policies: Vec<config::Policy>,
     /// Mounts with their resources.
     pub mounts: Vec<config::Mount>,
+    /// Audit devices.
+    pub audit_devices: Vec<config::AuditDevice>,
 }
 
 impl Engine {

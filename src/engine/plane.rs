@@ -20,6 +20,7 @@ use super::policies::Policies;
 use super::quota::{Quotas, RateLimit, StoredQuotas};
 use super::revoke::TokenReaper;
 use super::system::SystemRoutes;
+use crate::audit::devices::{DeviceError, DeviceRules, Devices};
 use crate::audit::{AuditKeys, AuditLog};
 use crate::identity::{NewToken, Principal, TokenKind, Tokens, Validity};
 use crate::lease::{Leases, Limits, Queue};
@@ -41,6 +42,8 @@ pub struct Settings {
     pub settle: Duration,
     /// When a name that is guessed at is locked out.
     pub lockout: LockoutLimits,
+    /// What audit devices the API may make.
+    pub audit_devices: DeviceRules,
 }
 
 impl Default for Settings {
@@ -55,6 +58,7 @@ impl Default for Settings {
             irrevocable_after: 6,
             settle: Duration::from_secs(20),
             lockout: LockoutLimits::default(),
+            audit_devices: DeviceRules::default(),
         }
     }
 }
@@ -226,6 +230,8 @@ pub struct Engine {
     pub leases: Leases,
     /// Mounts by path.
     pub mounts: Mounts,
+    /// What follows the audit log.
+    pub audit_devices: Devices,
     /// See [`Settings`].
     pub settings: Settings,
     pub(super) barrier: Arc<Barrier>,
@@ -254,6 +260,7 @@ impl Engine {
             Arc::clone(&plane.clock),
             plane.settings.revoke_concurrency,
         );
+        let (stop, workers) = (CancellationToken::new(), TaskTracker::new());
         let engine = Arc::new(Self {
             tokens: Tokens::open(
                 Arc::clone(&barrier),
@@ -265,6 +272,14 @@ impl Engine {
             quotas: StoredQuotas::open(Arc::clone(&barrier)).await?,
             leases: Leases::open(Arc::clone(&barrier), Arc::clone(&plane.entropy)),
             mounts: Mounts::default(),
+            audit_devices: Devices::new(
+                Arc::clone(&plane.audit),
+                Arc::clone(&barrier),
+                Arc::clone(&plane.clock),
+                plane.settings.audit_devices.clone(),
+                stop.clone(),
+                workers.clone(),
+            ),
             settings: plane.settings.clone(),
             declared_policies: plane
                 .declarations
@@ -279,9 +294,14 @@ impl Engine {
             token_queue: queue,
             lockout: Lockout::new(plane.settings.lockout),
             started_at: plane.clock.now(),
-            stop: CancellationToken::new(),
-            workers: TaskTracker::new(),
+            stop,
+            workers,
         });
+        let declared = &plane.declarations.audit_devices;
+        if let Err(error) = engine.audit_devices.start(declared).await {
+            engine.stop().await;
+            return Err(error.into());
+        }
         if let Err(failure) = engine.open_mounts().await {
             engine.stop().await;
             return Err(failure);
@@ -330,6 +350,17 @@ impl Engine {
         self.workers.wait().await;
         for mount in self.mounts.all() {
             mount.backend.close().await;
+        }
+    }
+}
+
+impl From<DeviceError> for Failure {
+    fn from(error: DeviceError) -> Self {
+        match error {
+            DeviceError::Refused(text) => Self::Invalid(text),
+            DeviceError::Storage(error) => error.into(),
+            DeviceError::Audit(error) => error.into(),
+            DeviceError::Encoding(error) => error.into(),
         }
     }
 }

@@ -172,6 +172,8 @@ fn config(data: &Path, listen: &str, tls: Option<&Tls>) -> Config {
         audit: AuditSettings {
             path: data.join("audit"),
             rotate_bytes: 256 << 20,
+            device_dirs: vec![data.join("audit-devices")],
+            device_addresses: Vec::new(),
         },
         log: LogSettings {
             format: LogFormat::Text,
@@ -179,6 +181,7 @@ fn config(data: &Path, listen: &str, tls: Option<&Tls>) -> Config {
         },
         limits: Limits::default(),
         leases: LeaseSettings::default(),
+        audit_devices: Vec::new(),
         mounts: Vec::new(),
         policies: Vec::new(),
         quotas: Vec::new(),

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, HttpLimits, Listener, ListenerError, Service, TlsFiles};
+use crate::audit::devices::{self, DeviceRules};
 use crate::audit::{AuditError, AuditLog};
 use crate::config::{self, ClientAuth, Config, ConfigErrors, SealSettings};
 use crate::engine::{self, ControlPlane, Declarations, Failure, Parts, Quotas, Settings};
@@ -129,11 +130,17 @@ impl Server {
                 max: config.leases.max_ttl,
             },
             revoke_concurrency: config.leases.revoke_concurrency,
+            audit_devices: DeviceRules {
+                dirs: absolute(&config.audit.device_dirs),
+                addresses: config.audit.device_addresses,
+                private: absolute(&[config.audit.path, config.storage.path]),
+            },
             ..Settings::default()
         };
         let declarations = Declarations {
             policies: config.policies,
             mounts: config.mounts,
+            audit_devices: config.audit_devices,
         };
         let plane = ControlPlane::new(Parts {
             seal: keeper,
@@ -222,7 +229,11 @@ pub fn backend_names() -> Vec<&'static str> {
 /// # Errors
 /// Every problem found in it.
 pub fn load_config(path: &std::path::Path) -> Result<Config, ConfigErrors> {
-    config::load(path, &backend_names())
+    let config = config::load(path, &backend_names())?;
+    match devices::check(&config) {
+        problems if problems.is_empty() => Ok(config),
+        problems => Err(ConfigErrors(problems)),
+    }
 }
 
 /// A token that is cancelled by SIGTERM or SIGINT.
@@ -252,6 +263,12 @@ pub fn stop_on_signals() -> Result<CancellationToken, StartError> {
         stopping.cancel();
     });
     Ok(stop)
+}
+
+/// The same folders, wherever the process was started.
+fn absolute(folders: &[PathBuf]) -> Vec<PathBuf> {
+    let absolute = |folder| std::path::absolute(folder).unwrap_or_else(|_| PathBuf::from(folder));
+    folders.iter().map(absolute).collect()
 }
 
 /// A folder that only its owner may enter.

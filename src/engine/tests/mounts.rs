@@ -309,6 +309,7 @@ async fn what_the_file_declares_only_the_file_changes() {
     let declarations = || Declarations {
         policies: Vec::new(),
         mounts: vec![declared("team")],
+        ..Declarations::default()
     };
     for _ in 0..2 {
         world.crash(declarations()).await;
