@@ -13,7 +13,7 @@ use crate::der::{Der, context_constructed};
 use crate::error::CertError;
 use crate::key::PublicKey;
 use crate::name::Name;
-use crate::pem::{certificates_of, is_pem, pem};
+use crate::pem::{certificates_of, is_pem, public_pem};
 use crate::profile::{KeyUsage, Validity};
 use crate::san::San;
 use crate::serial::Serial;
@@ -113,7 +113,7 @@ impl Certificate {
 
     /// The certificate in PEM, without a line break at the end.
     pub fn pem(&self) -> String {
-        pem("CERTIFICATE", &self.der).to_string()
+        public_pem("CERTIFICATE", &self.der)
     }
 
     /// Its serial number.

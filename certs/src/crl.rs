@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use crate::ca::{Issuer, signed};
 use crate::der::{Der, ENUMERATED, context_constructed};
 use crate::error::CertError;
-use crate::pem::pem;
+use crate::pem::public_pem;
 use crate::profile::{extension, key_identifiers};
 use crate::serial::Serial;
 
@@ -104,7 +104,7 @@ impl Crl {
 
     /// The list in PEM, without a line break at the end.
     pub fn pem(&self) -> String {
-        pem("X509 CRL", &self.der).to_string()
+        public_pem("X509 CRL", &self.der)
     }
 }
 

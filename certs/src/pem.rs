@@ -17,12 +17,22 @@ const MOST_BLOCKS: usize = 100;
 /// because it may be a private key.
 pub fn pem(label: &str, der: &[u8]) -> Zeroizing<String> {
     let encoded = Zeroizing::new(STANDARD.encode(der));
+    Zeroizing::new(in_lines(label, &encoded))
+}
+
+/// The same of what is public, and so need not be wiped.
+pub(crate) fn public_pem(label: &str, der: &[u8]) -> String {
+    in_lines(label, &STANDARD.encode(der))
+}
+
+fn in_lines(label: &str, encoded: &str) -> String {
+    // All at once: a text that grows leaves copies.
     let size = encoded.len() + encoded.len() / 64 + 2 * label.len() + 34;
-    let mut text = Zeroizing::new(String::with_capacity(size));
+    let mut text = String::with_capacity(size);
     text.push_str("-----BEGIN ");
     text.push_str(label);
     text.push_str("-----\n");
-    let mut rest = encoded.as_str();
+    let mut rest = encoded;
     while let Some((line, after)) = rest.split_at_checked(64.min(rest.len())) {
         if line.is_empty() {
             break;

@@ -21,12 +21,14 @@ const SLACK: Duration = Duration::from_secs(5);
 
 impl Engine {
     /// When the credential of a lease exists or never will.
-    pub(super) fn made_by(&self, record: &LeaseRecord) -> SystemTime {
-        if record.issued_at >= self.started_at {
-            record.issued_at + SLACK + self.settings.upstream_timeout + SLACK
-        } else {
+    pub(super) fn made_by(&self, id: &LeaseId, record: &LeaseRecord) -> SystemTime {
+        if record.issued_at < self.started_at {
             // Whoever was issuing it is no more.
             self.started_at + SLACK
+        } else if self.leases.is_in_the_making(id) {
+            record.issued_at + SLACK + self.settings.upstream_timeout + SLACK
+        } else {
+            record.issued_at
         }
     }
 
@@ -78,6 +80,7 @@ impl Engine {
         );
         match issued.await {
             Ok(Ok(credential)) => {
+                self.leases.made(&id);
                 match self.leases.get(&id).await? {
                     Some(record) if !record.revoking => {}
                     Some(_) => {

@@ -41,7 +41,7 @@ impl Engine {
                 "upstream did not answer in time".into(),
             ))
         });
-        let (now, made_by) = (self.clock.now(), self.made_by(record));
+        let (now, made_by) = (self.clock.now(), self.made_by(id, record));
         match outcome {
             // It may be in the making: what is not there yet is not gone.
             Ok(Revocation::AlreadyGone) if now < made_by => {

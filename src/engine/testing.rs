@@ -182,6 +182,11 @@ impl Upstream {
         self.state().live.clone()
     }
 
+    /// Every credential ends by itself.
+    pub(crate) fn end_all(&self) {
+        self.state().live.clear();
+    }
+
     /// Names of all credentials there ever were.
     pub(crate) fn ever(&self) -> BTreeSet<String> {
         self.state().ever.clone()

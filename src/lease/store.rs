@@ -5,7 +5,8 @@
 //! a token and an entity; the agenda finds them by mount and end. All of a lease's keys are written
 //! and removed in one batch.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use daypass_contract::{Batch, Entropy, Handle, Revision, Secret, millis};
@@ -153,15 +154,22 @@ pub enum LeaseError {
 pub struct Leases {
     barrier: Arc<Barrier>,
     entropy: Arc<dyn Entropy>,
+    /// Granted here, and nobody has said since what became of their credentials.
+    in_the_making: Mutex<HashSet<LeaseId>>,
 }
 
 impl Leases {
     /// Opens the store.
     pub fn open(barrier: Arc<Barrier>, entropy: Arc<dyn Entropy>) -> Self {
-        Self { barrier, entropy }
+        Self {
+            barrier,
+            entropy,
+            in_the_making: Mutex::default(),
+        }
     }
 
-    /// Makes a lease durable. The credential it is for must not exist yet.
+    /// Makes a lease durable. The credential it is for must not exist yet; it counts as in the making
+    /// until [`Leases::made`] or [`Leases::remove`].
     pub async fn grant(&self, new: NewLease<'_>) -> Result<(LeaseId, LeaseRecord), LeaseError> {
         let id = LeaseId::new(new.path, new.issued_at, &*self.entropy);
         let record = LeaseRecord {
@@ -182,8 +190,32 @@ impl Leases {
         for key in index_keys(&id, &record) {
             batch = batch.put(key, Secret::new([]));
         }
-        self.barrier.apply(batch).await?;
+        // Before whoever ends leases can see it.
+        self.making().insert(id.clone());
+        if let Err(error) = self.barrier.apply(batch).await {
+            // Nobody will make it.
+            self.making().remove(&id);
+            return Err(error.into());
+        }
         Ok((id, record))
+    }
+
+    /// Notes that a lease's credential exists: if its upstream does not know it from here on, it is gone.
+    pub fn made(&self, id: &LeaseId) {
+        self.making().remove(id);
+    }
+
+    /// Whether a lease was granted by this store, since it was opened, for a credential of which nothing
+    /// is known yet.
+    pub fn is_in_the_making(&self, id: &LeaseId) -> bool {
+        self.making().contains(id)
+    }
+
+    fn making(&self) -> MutexGuard<'_, HashSet<LeaseId>> {
+        // Nothing that holds the lock can leave it half done.
+        self.in_the_making
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The record of a lease.
@@ -314,6 +346,7 @@ impl Leases {
     pub async fn remove(&self, id: &LeaseId) -> Result<(), LeaseError> {
         for _ in 0..RACES {
             let Some((record, revision)) = self.load(id).await? else {
+                self.making().remove(id);
                 return Ok(());
             };
             let mut batch = Batch::new()
@@ -324,7 +357,11 @@ impl Leases {
             }
             match self.barrier.apply(batch).await {
                 Err(StorageError::Conflict) => {}
-                other => return Ok(other.map(drop)?),
+                other => {
+                    other?;
+                    self.making().remove(id);
+                    return Ok(());
+                }
             }
         }
         Err(StorageError::Conflict.into())

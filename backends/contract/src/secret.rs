@@ -9,15 +9,15 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serializer, ser};
 use subtle::ConstantTimeEq as _;
-use zeroize::Zeroizing;
+use zeroize::optimization_barrier;
 
 /// Bytes that grant access: a password, a private key, a token, the value of a stored secret.
-pub struct Secret(Zeroizing<Vec<u8>>);
+pub struct Secret(Vec<u8>);
 
 impl Secret {
     /// Takes ownership of `bytes`; they are wiped when this value is dropped.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
-        Self(Zeroizing::new(bytes.into()))
+        Self(bytes.into())
     }
 
     /// The bytes themselves. Whoever calls this answers for where they go.
@@ -49,6 +49,16 @@ impl Secret {
     /// Whether it holds nothing.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        // `Vec`'s own `zeroize` writes byte by byte, which shows where every answer is a secret. This is
+        // one fill of all that was ever allocated, which the barrier keeps from being optimized away.
+        self.0.clear();
+        self.0.resize(self.0.capacity(), 0);
+        optimization_barrier(self.0.as_slice());
     }
 }
 

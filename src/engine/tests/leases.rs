@@ -86,6 +86,17 @@ async fn a_credential_that_ends_while_it_is_made_does_not_survive() {
     assert!(world.leases().await.is_empty());
 }
 
+/// As certificates do: thousands of them must not wait for a time in which they might have been made.
+#[tokio::test]
+async fn a_credential_that_was_made_and_ended_by_itself_is_gone_at_once() {
+    let world = World::new().await;
+    world.issue(Some(&world.root), "fake", 1).await.unwrap();
+    world.upstream.end_all();
+    world.clock.advance(Duration::from_secs(2));
+    world.settled().await;
+    assert!(world.leases().await.is_empty());
+}
+
 #[tokio::test]
 async fn a_lost_answer_is_revoked_also_where_the_upstream_is_late() {
     let world = World::new().await;
