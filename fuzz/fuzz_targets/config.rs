@@ -28,9 +28,16 @@ static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
     folder.join("daypass.toml")
 });
 
+fn kinds() -> config::Kinds {
+    config::Kinds {
+        secrets: vec!["database", "kv", "pki"],
+        auth: vec!["approle", "jwt"],
+    }
+}
+
 fuzz_target!(|text: &str| {
     fs::write(&*FILE, text).expect("the file is written");
-    match config::load(&FILE, &["database", "kv", "pki"]) {
+    match config::load(&FILE, &kinds()) {
         Ok(config) => {
             let mounts = config.mounts.iter().flat_map(|mount| &mount.resources);
             // A secret that is referred to need not exist.

@@ -34,8 +34,7 @@ it: file, line, column, key, and what to write instead. Files and secrets it ref
 /// # Errors
 /// All problems found.
 pub(super) fn load(file: &Path) -> Result<config::Config, ConfigErrors> {
-    let kinds: Vec<&str> = engine::kinds().iter().map(|kind| kind.name).collect();
-    let config = config::load(file, &kinds)?;
+    let config = config::load(file, &engine::declarable())?;
     let policies = config.policies.iter().filter_map(|policy| {
         let error = Policy::parse(&policy.name, &policy.rules).err()?;
         Some(policy.origin.error("rules", error.to_string()))

@@ -10,7 +10,7 @@ use super::read::Problems;
 use super::secret::read_private;
 
 /// Paths that the server itself answers.
-const RESERVED: [&str; 4] = ["auth/", "cubbyhole/", "identity/", "sys/"];
+const RESERVED: [&str; 4] = ["auth/token/", "cubbyhole/", "identity/", "sys/"];
 
 /// Notes what does not go together in `config`, and what it refers to and cannot be read.
 pub(super) fn config(config: &Config, problems: &Problems) {

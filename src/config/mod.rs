@@ -33,18 +33,26 @@ pub use self::secret::{SecretError, SecretRef, read_private};
 /// More than any configuration needs; keeps a wrong path (a device, a log) from filling memory.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 
-/// Reads `path` and the `conf.d/*.toml` beside it. `backends` are the mount types that exist; the
-/// engine's registry knows them, and this module lies below it.
+/// The types of mounts that exist. The engine's registry knows them, and this module lies below it.
+#[derive(Clone, Debug, Default)]
+pub struct Kinds {
+    /// For `[[mounts]]`.
+    pub secrets: Vec<&'static str>,
+    /// For `[[auth]]`.
+    pub auth: Vec<&'static str>,
+}
+
+/// Reads `path` and the `conf.d/*.toml` beside it.
 ///
 /// # Errors
 /// All problems found, in the order of the files.
-pub fn load(path: &Path, backends: &[&str]) -> Result<Config, ConfigErrors> {
+pub fn load(path: &Path, kinds: &Kinds) -> Result<Config, ConfigErrors> {
     let problems = Problems::default();
     let sources: Vec<Source> = files(path, &problems)
         .into_iter()
         .filter_map(|file| source(file, &problems))
         .collect();
-    let config = parse::config(&sources, path, backends, &problems);
+    let config = parse::config(&sources, path, kinds, &problems);
     match (config, problems.into_errors()) {
         (Some(config), errors) if errors.is_empty() => Ok(config),
         (_, errors) => Err(ConfigErrors(errors)),

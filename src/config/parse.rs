@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 use toml::de::DeValue;
 
+use super::Kinds;
 use super::check;
 use super::model::{
     AuditDevice, AuditSettings, ClientAuth, Config, LeaseSettings, Limits, ListenAddress, Listener,
@@ -19,7 +20,7 @@ use super::secret::{SecretRef, holds_a_password, names_a_secret};
 pub(super) fn config(
     sources: &[Source],
     main: &Path,
-    backends: &[&str],
+    kinds: &Kinds,
     problems: &Problems,
 ) -> Option<Config> {
     let parsed: Vec<_> = sources
@@ -38,7 +39,7 @@ pub(super) fn config(
             .map(|(source, entries)| Table::top(source, problems, entries))
             .collect(),
     };
-    let config = read(&files, backends);
+    let config = read(&files, kinds);
     for top in &files.tops {
         top.report_unknown();
     }
@@ -96,7 +97,7 @@ impl<'a> Files<'a> {
     }
 }
 
-fn read(files: &Files<'_>, backends: &[&str]) -> Option<Config> {
+fn read(files: &Files<'_>, kinds: &Kinds) -> Option<Config> {
     let trust_domain = files
         .one("trust_domain")
         .and_then(|node| trust_domain(&node));
@@ -131,7 +132,8 @@ fn read(files: &Files<'_>, backends: &[&str]) -> Option<Config> {
     let limits = files.section("limits", limits).unwrap_or_default();
     let leases = files.section("leases", leases).unwrap_or_default();
     let audit_devices = files.every("audit_devices", audit_device);
-    let mounts = files.every("mounts", |table| mount(table, backends));
+    let mut mounts = files.every("mounts", |table| mount(table, "", &kinds.secrets));
+    mounts.extend(files.every("auth", |table| mount(table, AUTH, &kinds.auth)));
     let policies = files.every("policies", policy);
     let quotas = files.every("quotas", quota);
     if !files.tops.iter().any(|top| top.node("listeners").is_some()) {
@@ -360,7 +362,11 @@ fn leases(table: &Table<'_>) -> LeaseSettings {
     }
 }
 
-fn mount(table: &Table<'_>, backends: &[&str]) -> Option<Mount> {
+/// Where `[[auth]]` is mounted.
+pub(super) const AUTH: &str = "auth/";
+
+/// A mount whose path is below `base`.
+fn mount(table: &Table<'_>, base: &str, kinds: &[&str]) -> Option<Mount> {
     let path = table.required_node("path").and_then(|node| {
         let path = String::read(&node)?;
         let path = path.trim_end_matches('/');
@@ -368,11 +374,15 @@ fn mount(table: &Table<'_>, backends: &[&str]) -> Option<Mount> {
             node.problem("expected a path such as \"team-a/db\", without a slash at the start");
             return None;
         }
-        Some(format!("{path}/"))
+        if base.is_empty() && format!("{path}/").starts_with(AUTH) {
+            node.problem("auth methods are declared as [[auth]], with a path below auth/");
+            return None;
+        }
+        Some(format!("{base}{path}/"))
     });
     let backend = table
         .required_node("type")
-        .and_then(|node| node.known_name("mount type", backends));
+        .and_then(|node| node.known_name("mount type", kinds));
     let description = table.or("description", String::new());
     let options = table.or("options", BTreeMap::new());
     let default_lease_ttl = table.optional("default_lease_ttl");

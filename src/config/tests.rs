@@ -10,7 +10,12 @@ use serde_json::json;
 
 use super::*;
 
-const BACKENDS: [&str; 3] = ["database", "kv", "pki"];
+fn kinds() -> Kinds {
+    Kinds {
+        secrets: vec!["database", "kv", "pki"],
+        auth: vec!["approle", "jwt"],
+    }
+}
 const EXAMPLE: &str = include_str!("../../testdata/config/daypass.toml");
 /// The least that is valid.
 const LEAST: &str = r#"listeners = [{ address = "127.0.0.1:0", tls = false }]
@@ -43,7 +48,7 @@ impl Folder {
     }
 
     fn load(&self) -> Result<Config, ConfigErrors> {
-        load(&self.path("daypass.toml"), &BACKENDS)
+        load(&self.path("daypass.toml"), &kinds())
     }
 
     /// The errors, with the folder cut from every path.
@@ -101,7 +106,7 @@ fn the_documented_example_loads_and_means_what_it_says() {
         .iter()
         .map(|mount| mount.path.as_str())
         .collect();
-    assert_eq!(paths, ["secret/", "db/"]);
+    assert_eq!(paths, ["secret/", "db/", "auth/ci/"]);
     assert_eq!(config.mounts[0].options["version"], "2");
     assert_eq!(
         config.mounts[1].max_lease_ttl,
@@ -280,6 +285,18 @@ fn what_is_refused_and_how() {
         (
             "[[mounts]]\npath = 'a/b'\ntype = 'kv'\n[[mounts]]\npath = 'a'\ntype = 'kv'",
             "daypass.toml:8:1: mounts[1].path: \"a/\" overlaps \"a/b/\" at daypass.toml:5:1",
+        ),
+        (
+            "[[mounts]]\npath = 'auth/ci'\ntype = 'kv'",
+            "daypass.toml:6:1: mounts[0].path: auth methods are declared as [[auth]], with a path below auth/",
+        ),
+        (
+            "[[auth]]\npath = 'token'\ntype = 'approle'",
+            "daypass.toml:5:1: auth[0].path: \"auth/token/\" is the server's own",
+        ),
+        (
+            "[[auth]]\npath = 'ci'\ntype = 'kv'",
+            "daypass.toml:7:1: auth[0].type: there is no such mount type; known are approle, jwt",
         ),
         (
             "[[mounts]]\npath = 'sys/x'\ntype = 'kv'",

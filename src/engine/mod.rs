@@ -37,6 +37,6 @@ pub use plane::{ControlPlane, Engine, Parts, Settings};
 pub use policies::Policies;
 pub(crate) use quota::EXEMPT;
 pub use quota::{LeaseCount, MOST_LEASES, Quotas, RateLimit, StoredQuotas};
-pub use registry::{BackendKind, Class, kinds};
+pub use registry::{BackendKind, Class, declarable, kinds};
 pub use system::{Serve, SystemCall, SystemHandler, SystemRoutes};
 pub use wrap::Wrapping;

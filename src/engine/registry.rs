@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use daypass_contract::{Backend, BackendError, BoxFuture, Host};
 
+use crate::config;
+
 /// A backend on its way.
 pub(super) type Opening = BoxFuture<'static, Result<Arc<dyn Backend>, BackendError>>;
 
@@ -37,6 +39,18 @@ pub struct BackendKind {
     pub summary: &'static str,
     /// Makes an instance for one mount.
     pub open: fn(Host) -> Opening,
+}
+
+/// The kinds by name, for whoever reads a configuration.
+pub fn declarable() -> config::Kinds {
+    let of = |class| {
+        let fitting = kinds().iter().filter(move |kind| kind.class == class);
+        fitting.map(|kind| kind.name).collect()
+    };
+    config::Kinds {
+        secrets: of(Class::Secrets),
+        auth: of(Class::Auth),
+    }
 }
 
 /// The kinds, by name.

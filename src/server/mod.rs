@@ -219,17 +219,12 @@ impl Server {
     }
 }
 
-/// Names of the mount types a configuration may declare.
-pub fn backend_names() -> Vec<&'static str> {
-    engine::kinds().iter().map(|kind| kind.name).collect()
-}
-
 /// Reads and checks a configuration file.
 ///
 /// # Errors
 /// Every problem found in it.
 pub fn load_config(path: &std::path::Path) -> Result<Config, ConfigErrors> {
-    let config = config::load(path, &backend_names())?;
+    let config = config::load(path, &engine::declarable())?;
     match devices::check(&config) {
         problems if problems.is_empty() => Ok(config),
         problems => Err(ConfigErrors(problems)),
