@@ -924,6 +924,35 @@ fn configurations_and_policies_are_checked_without_a_server() {
         (1, &5.into(), &"log".into())
     );
 
+    let device =
+        "[[audit_devices]]\npath = 'siem'\ntype = 'file'\noptions = { file_path = 'siem.log' }\n";
+    for (text, want) in [
+        (
+            device.replace("siem.log", "a/siem.log"),
+            "audit_devices[0].options: the folder of the audit log is its own",
+        ),
+        (
+            device.replace("type = 'file'", "type = 'socket'"),
+            "audit_devices[0]: option \"address\" is required",
+        ),
+        (
+            device.replace("path = 'siem'", "path = 'local'"),
+            "audit_devices[0].path: expected",
+        ),
+        (
+            device.repeat(2),
+            "audit_devices[1].path: \"siem\" is already declared",
+        ),
+        (
+            device.to_owned() + &device.replace("'siem'", "'b'"),
+            "audit_devices[1].options: another device",
+        ),
+    ] {
+        let bad = file("device.toml", &format!("{least}{text}"));
+        let ran = machine.run(&["config", "check", &bad], "");
+        assert!(ran.code == 1 && ran.out.contains(want), "{}", ran.out);
+    }
+
     let policy = file(
         "policy.toml",
         &format!("{least}[[policies]]\nname = 'ci'\nrules = 'path \"a\" {{ capabilites = [] }}'\n"),

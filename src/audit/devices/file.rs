@@ -100,8 +100,7 @@ impl Sink for FileSink {
 struct NotSynced(io::Error);
 
 fn trouble(error: io::Error) -> Trouble {
-    let lost = error.get_ref().is_some_and(|inner| inner.is::<NotSynced>());
-    if lost {
+    if matches!(error.get_ref(), Some(inner) if inner.is::<NotSynced>()) {
         Trouble::uncertain(error)
     } else {
         Trouble::certain(error)
