@@ -22,7 +22,7 @@ const METHODS: [(&str, &str); 4] = [
 ];
 
 /// A server with a mount of each kind.
-fn server() -> Server {
+pub(crate) fn server() -> Server {
     let server = Server::start("");
     let root = server.root();
     let kv = |version: &str| json!({"type": "kv", "options": {"version": version}});
@@ -34,7 +34,7 @@ fn server() -> Server {
 }
 
 /// Compares `text` with a file of the repository, or writes it there.
-fn compare(name: &str, text: &str) {
+pub(crate) fn compare(name: &str, text: &str) {
     let path = tools::root(name);
     if std::env::var_os("DAYPASS_BLESS").is_some() {
         return fs::write(path, text).unwrap();

@@ -15,6 +15,7 @@
     reason = "a failed expectation here is a failed test"
 )]
 
+mod api_table;
 mod audit_devices;
 mod authorization;
 mod canary;

@@ -78,9 +78,18 @@ fn reveal_option<S: serde::Serializer>(
 
 pub(super) fn routes(routes: &mut SystemRoutes) {
     use Operation::{List, Read, Write};
+    for operation in [Read, Write] {
+        let endpoint = routes.serve::<NoFields, TokenView, _, _>(
+            operation,
+            "auth/token/lookup-self",
+            "Describes the caller's token.",
+            lookup_self,
+        );
+        endpoint.effect = daypass_contract::Effect::Observe;
+    }
     routes.serve::<NoFields, TokenView, _, _>(
         Read,
-        "auth/token/lookup-self",
+        "auth/token/lookup",
         "Describes the caller's token.",
         lookup_self,
     );

@@ -24,7 +24,9 @@ mod sys_policies;
 mod sys_quotas;
 mod sys_rekey;
 mod sys_rotate;
+mod sys_locked_users;
 mod sys_seal;
+mod sys_tools;
 mod sys_wrapping;
 #[cfg(test)]
 mod tests;
@@ -51,6 +53,8 @@ pub fn system_routes() -> SystemRoutes {
     sys_audit::routes(&mut routes);
     sys_metrics::routes(&mut routes);
     sys_wrapping::routes(&mut routes);
+    sys_tools::routes(&mut routes);
+    sys_locked_users::routes(&mut routes);
     sys_quotas::routes(&mut routes);
     cubbyhole::routes(&mut routes);
     auth_token::routes(&mut routes);
