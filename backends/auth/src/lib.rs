@@ -9,9 +9,12 @@
 //! * **A failed login says nothing.** Whatever part of the proof was wrong, text and status are the same.
 //! * **What logs in is not readable at rest.** Passwords and secret ids are kept as hashes.
 
-use daypass_contract::{BackendError, Revocability};
+use daypass_contract::{BackendError, Host, Revocability};
 
+mod again;
 pub mod approle;
+mod earlier;
+mod name;
 pub mod userpass;
 
 /// What every method says of a lease it never gave.
@@ -24,4 +27,15 @@ pub(crate) fn not_leased<T>() -> Result<T, BackendError> {
 /// What revoking achieves: an auth method has no leases, and its tokens end at once.
 pub(crate) fn revocability() -> Revocability {
     Revocability::Immediate
+}
+
+/// The names after `after` of the level `prefix`, at most as many as asked for.
+pub(crate) async fn names(
+    host: &Host,
+    prefix: &str,
+    after: Option<&str>,
+    limit: Option<usize>,
+) -> Result<Vec<String>, BackendError> {
+    let limit = limit.filter(|limit| *limit > 0).unwrap_or(usize::MAX);
+    Ok(host.store.list(prefix, after, limit).await?)
 }
