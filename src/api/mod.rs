@@ -28,6 +28,7 @@ mod sys_seal;
 mod sys_wrapping;
 #[cfg(test)]
 mod tests;
+mod unserved;
 
 pub use listener::{Listener, ListenerError, TlsFiles};
 pub use openapi::document;
