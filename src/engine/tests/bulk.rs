@@ -140,6 +140,18 @@ async fn leases_are_forgotten_page_by_page() {
         for number in 0..MANY {
             world.lease(number, None).await;
         }
+        let mount = world
+            .engine()
+            .mounts
+            .at("fake")
+            .unwrap()
+            .record()
+            .id
+            .clone();
+        for (limit, want) in [(usize::MAX, MANY), (MANY, MANY), (7, 7), (0, 0)] {
+            let counted = world.engine().leases.count(&mount, limit).await.unwrap();
+            assert_eq!(counted, want);
+        }
         // Nobody is still making one.
         world.clock.advance(Duration::from_secs(60));
         world.upstream.set_mood(mood);
