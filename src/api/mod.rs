@@ -30,6 +30,7 @@ mod sys_tools;
 mod sys_wrapping;
 #[cfg(test)]
 mod tests;
+mod unserved;
 
 pub use listener::{Listener, ListenerError, TlsFiles};
 pub use openapi::document;

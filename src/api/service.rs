@@ -9,9 +9,10 @@ use daypass_contract::{Operation, Peer, Secret, parse_duration};
 use http::{HeaderMap, Method, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::{Map, Value};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::envelope::respond;
+use super::unserved::{Unserved, Why};
 use crate::config;
 use crate::engine::{ControlPlane, Failure, Request};
 
@@ -55,6 +56,7 @@ pub struct Service {
     limits: Arc<HttpLimits>,
     room: Arc<Semaphore>,
     connections: Arc<Semaphore>,
+    unserved: Arc<Unserved>,
 }
 
 impl Service {
@@ -63,6 +65,7 @@ impl Service {
         let room = Arc::new(Semaphore::new(limits.max_concurrent_requests));
         let connections = Arc::new(Semaphore::new(limits.max_connections));
         Self {
+            unserved: Arc::new(Unserved::new(Arc::clone(&plane.audit))),
             plane,
             limits: Arc::new(limits),
             room,
@@ -82,7 +85,9 @@ impl Service {
     pub async fn handle(&self, request: http::Request<HttpBody>, peer: Peer) -> Response {
         let id = uuid::Uuid::new_v4().to_string();
         let head = request.method() == Method::HEAD;
-        let Ok(_room) = self.room.try_acquire() else {
+        // Kept until the work is done, also where its caller hung up or was told that it took too long.
+        let Ok(room) = Arc::clone(&self.room).try_acquire_owned() else {
+            self.unserved.note(Why::TooMany);
             return respond(
                 &id,
                 Err(Failure::Unavailable(
@@ -93,16 +98,13 @@ impl Service {
         let started = tokio::time::Instant::now();
         let path = request.uri().path().to_owned();
         let method = request.method().clone();
-        let work = self.answer(&id, request, peer);
-        let mut response = match tokio::time::timeout(self.limits.request_timeout, work).await {
-            Ok(response) => response,
-            Err(_) => respond(
-                &id,
-                Err(Failure::Unavailable(
-                    "request took too long; what it began is finished or undone".into(),
-                )),
-            ),
-        };
+        let work = self.answer(&id, request, peer, room);
+        let answered = tokio::time::timeout(self.limits.request_timeout, work).await;
+        let mut response = answered.unwrap_or_else(|_| {
+            self.unserved.note(Why::TooLong);
+            let text = "request took too long; what it began is finished or undone";
+            respond(&id, Err(Failure::Unavailable(text.into())))
+        });
         let status = response.status();
         super::sys_metrics::count_request(&method, status, started.elapsed());
         tracing::debug!(request = id, %method, path, status = status.as_u16(), "served");
@@ -112,7 +114,13 @@ impl Service {
         response
     }
 
-    async fn answer(&self, id: &str, request: http::Request<HttpBody>, peer: Peer) -> Response {
+    async fn answer(
+        &self,
+        id: &str,
+        request: http::Request<HttpBody>,
+        peer: Peer,
+        room: OwnedSemaphorePermit,
+    ) -> Response {
         let mut parsed = Request {
             id: id.to_owned(),
             operation: Operation::Read,
@@ -124,7 +132,7 @@ impl Service {
             wrap_ttl: None,
         };
         match self.parse(&mut parsed, request).await {
-            Ok(()) => respond(id, self.plane.serve(parsed).await),
+            Ok(()) => respond(id, self.plane.serve_holding(parsed, room).await),
             Err(failure) => {
                 parsed.fields = Map::new();
                 respond(id, Err(self.plane.refuse(&parsed, failure)))

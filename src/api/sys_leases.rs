@@ -14,6 +14,8 @@ use crate::engine::{Answer, Body, Engine, Failure, Serve, SystemCall, SystemRout
 use crate::lease::{LeaseId, LeaseRecord, QueueHealth};
 use crate::policy::{Ask, Capability, decide};
 
+/// Leases that are counted at most: reading a million keys takes a second.
+const MOST_COUNTED: usize = 1_000_000;
 /// Names that a list gives at most; narrow the prefix for the others.
 const MOST_NAMES: usize = 100_000;
 
@@ -171,8 +173,13 @@ fn id_of(request: &LeaseRequest) -> Result<LeaseId, Failure> {
         .ok_or_else(|| Failure::Invalid("field \"lease_id\": is required".into()))
 }
 
-/// The lease, if the caller may act on it. One that is not the caller's looks like one that is not there.
-async fn permitted(call: &SystemCall, verb: &str, id: &LeaseId) -> Result<LeaseRecord, Failure> {
+/// The lease, if the caller may act on it. One that is not the caller's looks like one that is not there;
+/// only who may act on any lease of that id is told that there is none.
+async fn permitted(
+    call: &SystemCall,
+    verb: &str,
+    id: &LeaseId,
+) -> Result<Option<LeaseRecord>, Failure> {
     let (engine, principal) = (call.engine()?, call.principal()?);
     let record = engine.leases.get(id).await?;
     let own = match (&record, principal.anchor()) {
@@ -202,15 +209,21 @@ async fn permitted(call: &SystemCall, verb: &str, id: &LeaseId) -> Result<LeaseR
         )
         .is_ok()
     };
-    match record {
-        Some(record) if own || by_policy() => Ok(record),
-        _ => Err(Failure::Invalid("lease not found, or not yours".into())),
+    if own || by_policy() {
+        return Ok(record);
     }
+    Err(not_found())
+}
+
+fn not_found() -> Failure {
+    Failure::Invalid("lease not found, or not yours".into())
 }
 
 async fn lookup(call: SystemCall, request: LeaseRequest) -> Result<Answer, Failure> {
     let id = id_of(&request)?;
-    let record = permitted(&call, "lookup", &id).await?;
+    let record = permitted(&call, "lookup", &id)
+        .await?
+        .ok_or_else(not_found)?;
     let mount = call.engine()?.mounts.by_id(&record.mount);
     let due = call.now >= record.ends_at || record.revoking;
     let away = mount
@@ -256,7 +269,9 @@ async fn list(call: SystemCall, request: PrefixRequest) -> Result<Answer, Failur
 
 async fn renew(call: SystemCall, request: LeaseRequest) -> Result<Answer, Failure> {
     let id = id_of(&request)?;
-    permitted(&call, "renew", &id).await?;
+    permitted(&call, "renew", &id)
+        .await?
+        .ok_or_else(not_found)?;
     let (_, lease) = call.engine()?.renew_lease(&id, request.increment).await?;
     let answer = Answer::of(Body::Lease(daypass_contract::Json::of(&())?, lease));
     Ok(answer)
@@ -265,10 +280,8 @@ async fn renew(call: SystemCall, request: LeaseRequest) -> Result<Answer, Failur
 async fn revoke(call: SystemCall, request: LeaseRequest) -> Result<Answer, Failure> {
     let id = id_of(&request)?;
     // Revoking what is gone succeeds, so that it can be repeated.
-    match permitted(&call, "revoke", &id).await {
-        Ok(_) => {}
-        Err(_) if call.engine()?.leases.get(&id).await?.is_none() => return Ok(Answer::nothing()),
-        Err(failure) => return Err(failure),
+    if permitted(&call, "revoke", &id).await?.is_none() {
+        return Ok(Answer::nothing());
     }
     revoked(&*call.engine()?, &id).await
 }
@@ -308,15 +321,22 @@ fn prefix_of(request: &PrefixRequest) -> Result<String, Failure> {
 async fn count(call: SystemCall, _: NoFields) -> Result<Answer, Failure> {
     let engine = call.engine()?;
     let mut counts = std::collections::BTreeMap::new();
+    let mut left = MOST_COUNTED;
     for mount in engine.mounts.all() {
         let record = mount.record();
-        counts.insert(
-            format!("{}/", record.path),
-            engine.leases.count(&record.id).await?,
-        );
+        let count = engine.leases.count(&record.id, left).await?;
+        left -= count;
+        counts.insert(format!("{}/", record.path), count);
     }
-    Answer::data(&Count {
+    let answer = Answer::data(&Count {
         lease_count: counts.values().sum(),
         counts,
+    })?;
+    Ok(if left > 0 {
+        answer
+    } else {
+        answer.warn(format!(
+            "there are more: counting ends at {MOST_COUNTED} leases"
+        ))
     })
 }

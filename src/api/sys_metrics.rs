@@ -32,6 +32,14 @@ pub(super) fn start() {
             "daypass_requests_total",
             "Requests answered, by method and status"
         );
+        metrics::describe_counter!(
+            "daypass_requests_unserved_total",
+            "Requests turned away or given up without a record of their own, by why"
+        );
+        metrics::describe_gauge!(
+            "daypass_policies_unreadable",
+            "Stored policies that cannot be read; tokens that have one are denied nearly everything"
+        );
         metrics::describe_histogram!(
             "daypass_request_seconds",
             "From the first byte to the answer"

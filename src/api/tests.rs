@@ -545,3 +545,38 @@ async fn more_requests_than_there_is_room_for_are_sent_away() {
         200
     );
 }
+
+#[tokio::test]
+async fn work_whose_caller_hung_up_keeps_its_room_until_it_is_done() {
+    let http = Http::new().await;
+    let gate = http.world.upstream.hold_issue();
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let (service, root) = (http.service.clone(), http.world.root.clone());
+        waiting.spawn(async move {
+            let request = Request::get("/v1/fake/creds/role")
+                .header("x-vault-token", root)
+                .body(HttpBody::empty())
+                .unwrap();
+            service.handle(request, None).await.status().as_u16()
+        });
+    }
+    let reached = &http.world.upstream.waiting;
+    while reached.load(std::sync::atomic::Ordering::SeqCst) < 8 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    waiting.shutdown().await;
+    let leader = async || http.ask("GET", "/v1/sys/leader", Value::Null).await.status;
+    for _ in 0..3 {
+        assert_eq!(leader().await, 503, "the work still runs");
+    }
+    gate.add_permits(8);
+    while leader().await == 503 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(http.world.leases().await.len(), 8);
+    // Refusals share an event: a flood of them does not fill the log.
+    let log = http.world.log_text();
+    assert_eq!(log.matches("requests.unserved").count(), 1);
+    assert!(log.contains("\"too_many\":\"1\""), "{log}");
+}

@@ -6,6 +6,7 @@
 //! the file says of it has changed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use daypass_contract::{Batch, Operation, Secret};
@@ -14,7 +15,10 @@ use super::answer::{Failure, Request};
 use super::mounts::{MountConfig, NewMount};
 use super::plane::{ControlPlane, Engine};
 use crate::config;
-use crate::identity::Removal;
+use crate::identity::{Removal, Validity};
+
+/// How long bringing about what is declared may take.
+const LONGEST: Duration = Duration::from_mins(10);
 
 /// What is declared in configuration files.
 #[derive(Default)]
@@ -56,7 +60,14 @@ impl ControlPlane {
                 note(&policy.origin, &failure);
             }
         }
-        let (token, principal) = engine.create_root_token("configuration", None).await?;
+        // It has an end, so that a crash before it is revoked leaves nothing that opens anything for long.
+        let validity = Validity {
+            ttl: Some(LONGEST),
+            ..Validity::default()
+        };
+        let (token, principal) = engine
+            .create_root_token_for("configuration", None, validity)
+            .await?;
         for mount in &declared.mounts {
             if let Err(failure) = declare_mount(engine, mount).await {
                 note(&mount.origin, &failure);

@@ -10,6 +10,7 @@ use daypass_contract::{BackendError, Plan, Terms};
 
 use super::answer::{Answer, Body, Failure, LeaseView};
 use super::mounts::Mount;
+use super::panics::{Panicked, caught};
 use super::plane::Engine;
 use crate::identity::{Principal, TokenId};
 use crate::lease::{LeaseError, LeaseId, LeaseRecord, NewLease, clamp, renewed_end};
@@ -17,7 +18,7 @@ use crate::policy::Grant;
 
 /// How long a lease may take to become durable before its credential is made, and how long an upstream
 /// may go on with what it was sent before its caller gave up or died.
-const SLACK: Duration = Duration::from_secs(5);
+pub(super) const SLACK: Duration = Duration::from_secs(5);
 
 impl Engine {
     /// When the credential of a lease exists or never will.
@@ -76,9 +77,14 @@ impl Engine {
         let handle = plan.handle.clone();
         let issued = tokio::time::timeout(
             self.settings.upstream_timeout,
-            plan.issue(Terms { ttl, ends_at }),
+            caught(plan.issue(Terms { ttl, ends_at })),
         );
-        match issued.await {
+        let issued = issued.await.map(|result| {
+            let panicked =
+                |Panicked| Err(BackendError::Indeterminate("the backend panicked".into()));
+            result.unwrap_or_else(panicked)
+        });
+        match issued {
             Ok(Ok(credential)) => {
                 self.leases.made(&id);
                 match self.leases.get(&id).await? {
@@ -178,28 +184,19 @@ impl Engine {
     pub async fn renew_lease(
         &self,
         id: &LeaseId,
-        increment: Option<std::time::Duration>,
+        increment: Option<Duration>,
     ) -> Result<(LeaseRecord, LeaseView), Failure> {
-        let now = self.clock.now();
-        let record = self.leases.get(id).await?.ok_or(LeaseError::NotFound)?;
-        if !record.renewable {
-            return Err(LeaseError::NotRenewable.into());
-        }
-        if record.revoking || now >= record.ends_at {
-            return Err(LeaseError::NotFound.into());
-        }
+        // One that is about to be revoked need not wait for its turn to hear so.
+        self.renewable(id).await?;
+        let _turn = self.leases.turn(id).await;
+        let (record, now) = self.renewable(id).await?;
         let mount = self
             .mounts
             .by_id(&record.mount)
             .ok_or_else(|| Failure::Unavailable("the mount of this lease is not open".into()))?;
         let increment = increment
             .filter(|increment| !increment.is_zero())
-            .unwrap_or_else(|| {
-                let first = record
-                    .ends_at
-                    .duration_since(record.renewed_at.unwrap_or(record.issued_at));
-                first.unwrap_or_default()
-            });
+            .unwrap_or_else(|| record.first_ttl());
         let ends_at = renewed_end(now, increment, Some(record.max_ends_at));
         let terms = Terms {
             ttl: ends_at.duration_since(now).unwrap_or_default(),
@@ -235,5 +232,17 @@ impl Engine {
             renewable: record.renewable,
         };
         Ok((record, view))
+    }
+    /// The record of a lease that can be renewed, and when that was so.
+    async fn renewable(&self, id: &LeaseId) -> Result<(LeaseRecord, SystemTime), Failure> {
+        let now = self.clock.now();
+        let record = self.leases.get(id).await?.ok_or(LeaseError::NotFound)?;
+        if !record.renewable {
+            return Err(LeaseError::NotRenewable.into());
+        }
+        if record.revoking || now >= record.ends_at {
+            return Err(LeaseError::NotFound.into());
+        }
+        Ok((record, now))
     }
 }

@@ -13,6 +13,7 @@ mod issue;
 mod lockout;
 mod login;
 mod mounts;
+mod panics;
 mod passwords;
 mod pipeline;
 mod plane;
@@ -27,6 +28,7 @@ pub(crate) mod testing;
 mod tests;
 mod unopened;
 mod wrap;
+mod unsure;
 
 pub use answer::{Answer, AuthView, Body, Failure, LeaseView, Request, WrapView};
 pub use declare::Declarations;

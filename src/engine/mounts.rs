@@ -11,6 +11,8 @@ use daypass_contract::{
 };
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::answer::Failure;
 use super::passwords::Passwords;
@@ -103,6 +105,8 @@ pub struct Mount {
     pub queue: Arc<Queue>,
     /// Why its backend does not open, where it does not.
     pub(super) unopened: Option<String>,
+    /// Requests that its backend works on, also before it was opened anew.
+    calls: TaskTracker,
     stop: CancellationToken,
 }
 
@@ -115,6 +119,16 @@ impl Mount {
     /// The lease times it allows.
     pub fn limits(&self, system: Limits) -> Limits {
         limits(&self.record().config, system)
+    }
+
+    /// To be held while the backend works on a request: before the mount's storage is deleted, all are
+    /// waited for, and none is let in any more.
+    pub(super) fn enter(&self) -> Result<TaskTrackerToken, Failure> {
+        let entered = self.calls.token();
+        if self.calls.is_closed() {
+            return Err(Failure::Unavailable("the mount is being disabled".into()));
+        }
+        Ok(entered)
     }
 
     fn replace(&self, record: MountRecord) {
@@ -190,12 +204,12 @@ impl Engine {
                 .map_err(|_| Failure::Internal(format!("mount record {key} is not valid")))?;
             let (path, leaving) = (record.path.clone(), record.leaving);
             let mount = match self.open_backend(&record).await {
-                Ok(backend) => self.start_mount(record, backend, None),
+                Ok(backend) => self.start_mount(record, backend, None, TaskTracker::new()),
                 Err(error) => {
                     tracing::error!(mount = path, %error, "mount does not open");
                     let reason = error.to_string();
                     let stand_in = Arc::new(Unopened::new(reason.clone()));
-                    self.start_mount(record, stand_in, Some(reason))
+                    self.start_mount(record, stand_in, Some(reason), TaskTracker::new())
                 }
             };
             if leaving {
@@ -233,6 +247,7 @@ impl Engine {
         record: MountRecord,
         backend: Arc<dyn Backend>,
         unopened: Option<String>,
+        calls: TaskTracker,
     ) -> Arc<Mount> {
         let mount = Arc::new(Mount {
             routes: Arc::clone(&backend).routes(),
@@ -245,6 +260,7 @@ impl Engine {
             record: RwLock::new(Arc::new(record)),
             backend,
             unopened,
+            calls,
             stop: self.stop.child_token(),
         });
         let reaper = Arc::new(LeaseReaper::new(self, &mount));
@@ -283,7 +299,7 @@ impl Engine {
             backend.close().await;
             return Err(error);
         }
-        let mount = self.start_mount(record, backend, None);
+        let mount = self.start_mount(record, backend, None, TaskTracker::new());
         self.mounts
             .change(|table| drop(table.insert(path, Arc::clone(&mount))));
         Ok(mount)
@@ -322,7 +338,7 @@ impl Engine {
             return Err(error);
         }
         let path = record.path.clone();
-        let fresh = self.start_mount(record, backend, None);
+        let fresh = self.start_mount(record, backend, None, mount.calls.clone());
         self.mounts.change(|table| drop(table.insert(path, fresh)));
         mount.stop.cancel();
         mount.backend.close().await;
@@ -365,8 +381,20 @@ impl Engine {
         record.leaving = true;
         self.store_mount(&record).await?;
         mount.replace(record.clone());
+        mount.calls.close();
         self.revoke_tokens_of_mount(&record.id).await?;
         self.settle(&mount).await?;
+        // What still runs may write, and would leave rows that belong to nobody.
+        if tokio::time::timeout(self.settings.settle, mount.calls.wait())
+            .await
+            .is_err()
+        {
+            return Err(Failure::Unavailable(
+                "requests to this mount are still worked on; it answers no others. Disable it again to \
+                 finish"
+                    .into(),
+            ));
+        }
         mount.stop.cancel();
         self.mounts.change(|table| drop(table.remove(&record.path)));
         mount.backend.close().await;

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::answer::{Answer, Body, Failure, Request};
 use super::mounts::Mount;
+use super::panics::{Panicked, caught};
 use super::plane::{ControlPlane, Engine};
 use super::system::{SystemCall, SystemHandler};
 use super::wrap::wrappable;
@@ -133,13 +134,28 @@ impl ControlPlane {
     /// Work that changes the world runs on a task of its own: a caller that hangs up abandons the
     /// answer, not the work.
     pub async fn serve(self: &Arc<Self>, request: Request) -> Result<Answer, Failure> {
+        self.serve_holding(request, ()).await
+    }
+
+    /// The same; `held` is dropped when the work is done, whether or not anybody still waits for it.
+    pub async fn serve_holding<Held: Send + 'static>(
+        self: &Arc<Self>,
+        request: Request,
+        held: Held,
+    ) -> Result<Answer, Failure> {
         let plane = Arc::clone(self);
         // Reads never leave this task.
         if matches!(request.operation, Operation::Read | Operation::List) && !plane.issues(&request)
         {
-            return plane.run(request).await;
+            let answer = plane.run(request).await;
+            drop(held);
+            return answer;
         }
-        let work = self.tasks.spawn(async move { plane.run(request).await });
+        let work = self.tasks.spawn(async move {
+            let answer = plane.run(request).await;
+            drop(held);
+            answer
+        });
         work.await
             .unwrap_or_else(|error| Err(Failure::Internal(format!("request failed: {error}"))))
     }
@@ -300,9 +316,11 @@ impl ControlPlane {
             Some(ttl) if wrappable(request.operation) => Some((request.path.clone(), ttl)),
             _ => None,
         };
-        let mut result = self
-            .work(engine.as_ref(), &work, &grant, principal.as_ref(), request)
-            .await;
+        // A handler that panics fails this request, which still gets its record and its answer.
+        let working = self.work(engine.as_ref(), &work, &grant, principal.as_ref(), request);
+        let mut result = caught(working)
+            .await
+            .unwrap_or_else(|Panicked| Err(Failure::Internal("the handler panicked".into())));
         if let (
             Spent::Last,
             Some(engine),
@@ -430,6 +448,7 @@ impl ControlPlane {
             }
             Work::Backend(mount, endpoint) => {
                 let engine = engine.ok_or(Failure::Sealed)?;
+                let _entered = mount.enter()?;
                 let caller = Caller {
                     display_name: principal
                         .map_or_else(String::new, |p| p.record.display_name.clone()),

@@ -306,6 +306,7 @@ impl Engine {
             engine.stop().await;
             return Err(failure);
         }
+        engine.workers.spawn(Arc::clone(&engine).settle_unsure());
         let reaper = Arc::new(TokenReaper::new(&engine));
         engine
             .workers
@@ -319,6 +320,17 @@ impl Engine {
         display_name: &str,
         text: Option<Secret>,
     ) -> Result<(Secret, Principal), Failure> {
+        self.create_root_token_for(display_name, text, Validity::default())
+            .await
+    }
+
+    /// The same, for as long as `validity` says.
+    pub(super) async fn create_root_token_for(
+        &self,
+        display_name: &str,
+        text: Option<Secret>,
+        validity: Validity,
+    ) -> Result<(Secret, Principal), Failure> {
         Ok(self
             .tokens
             .create(NewToken {
@@ -329,7 +341,7 @@ impl Engine {
                 path: "auth/token/root".to_owned(),
                 display_name: display_name.to_owned(),
                 meta: std::collections::BTreeMap::new(),
-                validity: Validity::default(),
+                validity,
                 uses: None,
                 entity_id: None,
                 origin: None,

@@ -39,6 +39,10 @@ pub(crate) struct Crashing {
     keep_last: AtomicBool,
     reads_fail: AtomicBool,
     pub(crate) writes: AtomicUsize,
+    /// What the next write of a key with that beginning waits for.
+    gate: Mutex<Option<(&'static str, Arc<Semaphore>)>>,
+    /// Writes that wait at the gate.
+    pub(crate) held: AtomicUsize,
 }
 
 impl Crashing {
@@ -50,6 +54,29 @@ impl Crashing {
     pub(crate) fn heal(&self) {
         self.left.store(u64::MAX, Ordering::SeqCst);
         self.reads_fail.store(false, Ordering::SeqCst);
+    }
+
+    /// Lets the next write of a key that begins with `prefix` wait for the semaphore that is given back.
+    pub(crate) fn hold_write(&self, prefix: &'static str) -> Arc<Semaphore> {
+        let gate = Arc::new(Semaphore::new(0));
+        *self.gate.lock().unwrap() = Some((prefix, Arc::clone(&gate)));
+        gate
+    }
+
+    async fn pass_gate(&self, batch: &WriteBatch) {
+        let concerned = |prefix: &str| {
+            let mut keys = batch.writes.iter().map(crate::storage::RowWrite::key);
+            keys.any(|key| key.starts_with(prefix))
+        };
+        let gate = self
+            .gate
+            .lock()
+            .unwrap()
+            .take_if(|(prefix, _)| concerned(prefix));
+        if let Some((_, gate)) = gate {
+            self.held.fetch_add(1, Ordering::SeqCst);
+            gate.acquire().await.unwrap().forget();
+        }
     }
 
     pub(crate) fn fail_reads(&self) {
@@ -92,6 +119,7 @@ impl Storage for Crashing {
     }
 
     async fn apply(&self, batch: WriteBatch) -> Result<Revision, StorageError> {
+        self.pass_gate(&batch).await;
         let died = || Err(StorageError::Unavailable("the process is dead".into()));
         let left = self
             .left
@@ -146,10 +174,14 @@ pub(crate) struct Upstream {
     pub(crate) most_running: AtomicUsize,
     /// What `issue` waits for, where a test holds it.
     gate: Mutex<Option<Arc<Semaphore>>>,
+    /// What `revoke` waits for, where a test holds it.
+    revoke_gate: Mutex<Option<Arc<Semaphore>>>,
     /// `issue` calls that wait at the gate.
     pub(crate) waiting: AtomicUsize,
     /// Whether a backend over it opens.
     broken: AtomicBool,
+    /// Calls of `verify`.
+    pub(crate) verifications: AtomicUsize,
     /// Revocations of these names panic.
     pub(crate) panics: Mutex<BTreeSet<String>>,
 }
@@ -201,6 +233,13 @@ impl Upstream {
     pub(crate) fn hold_issue(&self) -> Arc<Semaphore> {
         let gate = Arc::new(Semaphore::new(0));
         *self.gate.lock().unwrap() = Some(Arc::clone(&gate));
+        gate
+    }
+
+    /// Lets `revoke` wait until the semaphore that is given back has permits.
+    pub(crate) fn hold_revoke(&self) -> Arc<Semaphore> {
+        let gate = Arc::new(Semaphore::new(0));
+        *self.revoke_gate.lock().unwrap() = Some(Arc::clone(&gate));
         gate
     }
 
@@ -340,6 +379,7 @@ impl Backend for Fake {
     async fn renew(&self, handle: &Handle, _: Terms) -> Result<(), BackendError> {
         let FakeHandle { name } = handle.decode()?;
         let live = self.upstream.answer(|state| state.live.contains(&name))?;
+        tokio::task::yield_now().await;
         if live {
             return Ok(());
         }
@@ -360,6 +400,10 @@ impl Backend for Fake {
                 .contains(&name),
             "told to panic"
         );
+        let gate = upstream.revoke_gate.lock().unwrap().clone();
+        if let Some(gate) = gate {
+            gate.acquire().await.unwrap().forget();
+        }
         let running = upstream.running.fetch_add(1, Ordering::SeqCst) + 1;
         upstream.most_running.fetch_max(running, Ordering::SeqCst);
         tokio::task::yield_now().await;
@@ -374,6 +418,7 @@ impl Backend for Fake {
 
     async fn verify(&self, handle: &Handle) -> Result<Presence, BackendError> {
         let FakeHandle { name } = handle.decode()?;
+        self.upstream.verifications.fetch_add(1, Ordering::SeqCst);
         let live = self.upstream.answer(|state| state.live.contains(&name))?;
         Ok(if live {
             Presence::Present
@@ -443,6 +488,7 @@ async fn fail(fake: Arc<Fake>, _: Call, request: NameRequest) -> Result<Reply<()
         "missing" => BackendError::NotFound,
         "unsupported" => BackendError::Unsupported("not here".into()),
         "role" => BackendError::InvalidRole("role is not valid".into()),
+        "panic" => panic!("told to panic"),
         _ => BackendError::Internal("told to fail".into()),
     })
 }
@@ -583,6 +629,28 @@ impl World {
             declarations,
         );
         self.plane.open().await.unwrap();
+    }
+
+    /// Starts the server over a store that dies after some writes. Gives whether it came up.
+    pub(crate) async fn crash_while_opening(
+        &mut self,
+        declarations: Declarations,
+        writes: u64,
+    ) -> bool {
+        self.plane.abandon().await;
+        let plane = control_plane(
+            &self.barrier,
+            &self.audit,
+            &self.clock,
+            &self.entropy,
+            &self.settings,
+            declarations,
+        );
+        self.storage.crash_after(writes, true);
+        let opened = plane.open().await.is_ok();
+        plane.abandon().await;
+        self.storage.heal();
+        opened
     }
 
     /// A request with the root token.

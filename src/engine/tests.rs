@@ -3,6 +3,8 @@
 //!
 //! [`ControlPlane::serve`]: super::ControlPlane::serve
 
+mod bulk;
+mod doubt;
 mod leases;
 mod model;
 mod pipeline;
@@ -11,3 +13,6 @@ mod token_roles;
 mod tokens;
 mod wrapping;
 mod mounts;
+mod pipeline;
+mod renewal;
+mod tokens;

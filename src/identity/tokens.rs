@@ -4,9 +4,11 @@
 //! `token/m/<mount>/<id>` which logins made it, `token/e/<entity>/<id>` whom it stands for. When a token
 //! ends is on the agenda queue [`Tokens::QUEUE`].
 //!
-//! **Invariant:** revoking starts by marking the record and moving its place on the agenda to now, in
+//! **Invariant:** revoking starts by marking the record and moving its place on the agenda to soon, in
 //! one durable step. From there on the token opens nothing, and whatever the crash, the expiry worker
 //! finds it and finishes.
+
+mod tree;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,6 +26,9 @@ use crate::storage::{Barrier, StorageError};
 
 /// How often a write that raced with another is tried again.
 pub(super) const RACES: usize = 16;
+/// The worker takes up a token whose revocation has begun only after this long: whoever began goes on
+/// with it, unless the process died.
+const IN_HAND: Duration = Duration::from_secs(30);
 
 /// What is known of a token. The token's own text is not.
 #[derive(Clone, Serialize, Deserialize)]
@@ -442,15 +447,7 @@ impl Tokens {
             if record.revoked {
                 return Ok(Some(record.removal));
             }
-            let now = self.clock.now();
-            let mut batch = Batch::new();
-            if let Some(old) = record.ends_at {
-                batch = batch.delete(agenda::key(Self::QUEUE, old, id.as_str()));
-            }
-            record.revoked = true;
-            record.removal = removal;
-            record.ends_at = Some(now);
-            batch = batch.put(agenda::key(Self::QUEUE, now, id.as_str()), Secret::new([]));
+            let batch = mark(Batch::new(), id, &mut record, removal, self.clock.now());
             if self.replace(id, &record, revision, batch).await? {
                 return Ok(Some(removal));
             }
@@ -493,17 +490,9 @@ impl Tokens {
             return Ok(());
         };
         self.discard_all(id).await?;
-        let mut batch = Batch::new().delete(record_key(id));
-        if let Some(parent) = &record.parent {
-            batch = batch.delete(format!("{}{}", child_prefix(parent), id.as_str()));
-        }
-        if let Some(at) = record.ends_at {
-            batch = batch.delete(agenda::key(Self::QUEUE, at, id.as_str()));
-        }
-        for index in indexes(id, &record) {
-            batch = batch.delete(index);
-        }
-        self.barrier.apply(batch).await?;
+        self.barrier
+            .apply(forget(Batch::new(), id, &record))
+            .await?;
         Ok(())
     }
 
@@ -617,6 +606,43 @@ fn put(batch: Batch, id: &TokenId, record: &TokenRecord) -> Result<Batch, TokenE
     batch
         .put_json(record_key(id), record)
         .map_err(|_| TokenError::Broken("token record"))
+}
+
+/// Marks a record as revoked.
+fn mark(
+    mut batch: Batch,
+    id: &TokenId,
+    record: &mut TokenRecord,
+    removal: Removal,
+    now: SystemTime,
+) -> Batch {
+    let due = match record.ends_at {
+        // The worker has it in hand already.
+        Some(end) if end <= now => end,
+        _ => now + IN_HAND,
+    };
+    if let Some(old) = record.ends_at {
+        batch = batch.delete(agenda::key(Tokens::QUEUE, old, id.as_str()));
+    }
+    record.revoked = true;
+    record.removal = removal;
+    record.ends_at = Some(due);
+    batch.put(
+        agenda::key(Tokens::QUEUE, due, id.as_str()),
+        Secret::new([]),
+    )
+}
+
+/// Deletes a record and every key that names it.
+fn forget(batch: Batch, id: &TokenId, record: &TokenRecord) -> Batch {
+    let mut batch = batch.delete(record_key(id));
+    if let Some(parent) = &record.parent {
+        batch = batch.delete(format!("{}{}", child_prefix(parent), id.as_str()));
+    }
+    if let Some(at) = record.ends_at {
+        batch = batch.delete(agenda::key(Tokens::QUEUE, at, id.as_str()));
+    }
+    indexes(id, record).fold(batch, Batch::delete)
 }
 
 fn alive(record: &TokenRecord, now: SystemTime) -> bool {

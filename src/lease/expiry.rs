@@ -98,6 +98,11 @@ impl Queue {
         }
     }
 
+    /// Notes that the upstream was heard of: it is not away any more.
+    pub fn answered(&self) {
+        self.away_since.store(0, Ordering::Relaxed);
+    }
+
     /// What the worker sees of the upstream.
     pub fn health(&self) -> QueueHealth {
         match self.away_since.load(Ordering::Relaxed) {

@@ -6,7 +6,9 @@
 mod expiry;
 mod store;
 mod ttl;
+mod turns;
 
 pub use expiry::{Queue, QueueHealth, Reaped, Reaper};
 pub use store::{LeaseError, LeaseId, LeaseRecord, Leases, NewLease, Trouble};
 pub use ttl::{LONGEST, Limits, clamp, renewed_end};
+pub use turns::Turn;

@@ -4,19 +4,29 @@
 //! the index by path; `lease/t/<token>/<lease id>` and `lease/e/<entity>/<lease id>` find the leases of
 //! a token and an entity; the agenda finds them by mount and end. All of a lease's keys are written
 //! and removed in one batch.
+//!
+//! `lease/n/<lease id>` marks a lease whose credential may not have been made: it is written with the
+//! record, and goes with some later write once the credential is there, so that it costs no write of its
+//! own. What a crash leaves of these marks, [`Leases::unsure`] gives.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use daypass_contract::{Batch, Entropy, Handle, Revision, Secret, millis};
 use serde::{Deserialize, Serialize};
 
+use super::turns::{Turn, Turns};
 use crate::identity::TokenId;
 use crate::storage::{Barrier, StorageError, agenda};
 
 /// How often a write that raced with another is tried again.
 const RACES: usize = 16;
+/// Leases written in one batch.
+const TOGETHER: usize = 256;
+/// Marks of credentials that were made, which one write takes along.
+const MARKS_ALONG: usize = 16;
+const MARKS: &str = "lease/n/";
 
 /// Names a lease: the path that issued it, then 24 hexadecimal digits that sort by time. It is a name
 /// and no authority: whoever uses it is checked.
@@ -43,6 +53,10 @@ impl LeaseId {
     fn key(&self) -> String {
         format!("lease/r/{}", self.0)
     }
+
+    fn mark(&self) -> String {
+        format!("{MARKS}{}", self.0)
+    }
 }
 
 /// What is known of a lease. It holds a handle and never a secret.
@@ -65,6 +79,14 @@ pub struct LeaseRecord {
     /// No renewal goes beyond this.
     #[serde(with = "millis")]
     pub max_ends_at: SystemTime,
+    /// How long it was granted for, which a renewal that says nothing gives again. Older records have
+    /// none.
+    #[serde(
+        with = "daypass_contract::duration::option",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    first_ttl: Option<Duration>,
     /// When it was last renewed.
     #[serde(with = "millis::option", default)]
     pub renewed_at: Option<SystemTime>,
@@ -103,6 +125,14 @@ impl LeaseRecord {
             _ if self.revoking || now >= self.ends_at => "revoking",
             _ => "active",
         }
+    }
+
+    /// How long it was granted for; in records from before that was kept, its present period.
+    pub fn first_ttl(&self) -> Duration {
+        self.first_ttl.unwrap_or_else(|| {
+            let begin = self.renewed_at.unwrap_or(self.issued_at);
+            self.ends_at.duration_since(begin).unwrap_or_default()
+        })
     }
 
     /// When revoking it is tried next, if it is due.
@@ -154,8 +184,19 @@ pub enum LeaseError {
 pub struct Leases {
     barrier: Arc<Barrier>,
     entropy: Arc<dyn Entropy>,
+    turns: Turns,
+    marks: Mutex<Marks>,
+}
+
+/// What this process knows of the credentials of its leases.
+#[derive(Default)]
+struct Marks {
     /// Granted here, and nobody has said since what became of their credentials.
-    in_the_making: Mutex<HashSet<LeaseId>>,
+    making: HashSet<LeaseId>,
+    /// Whose mark is in storage.
+    stored: HashSet<LeaseId>,
+    /// Of those, the ones whose credential was made.
+    made: Vec<LeaseId>,
 }
 
 impl Leases {
@@ -164,8 +205,14 @@ impl Leases {
         Self {
             barrier,
             entropy,
-            in_the_making: Mutex::default(),
+            turns: Turns::default(),
+            marks: Mutex::default(),
         }
+    }
+
+    /// Waits for the turn of a lease: who renews or revokes it takes it first, and then reads the record.
+    pub async fn turn(&self, id: &LeaseId) -> Turn {
+        self.turns.take(id).await
     }
 
     /// Makes a lease durable. The credential it is for must not exist yet; it counts as in the making
@@ -180,6 +227,7 @@ impl Leases {
             issued_at: new.issued_at,
             ends_at: new.ends_at,
             max_ends_at: new.max_ends_at,
+            first_ttl: new.ends_at.duration_since(new.issued_at).ok(),
             renewed_at: None,
             renewable: new.renewable,
             due_at: new.ends_at,
@@ -187,35 +235,75 @@ impl Leases {
             trouble: None,
         };
         let mut batch = put(Batch::new().expect(id.key(), None), &id, &record)?;
-        for key in index_keys(&id, &record) {
+        for key in index_keys(&id, &record).chain([id.mark()]) {
             batch = batch.put(key, Secret::new([]));
         }
-        // Before whoever ends leases can see it.
-        self.making().insert(id.clone());
-        if let Err(error) = self.barrier.apply(batch).await {
+        let along = {
+            let mut marks = self.marks();
+            // Before it is stored: a mark too many here costs a deletion, one too few would stay.
+            marks.stored.insert(id.clone());
+            marks.making.insert(id.clone());
+            let keep = marks.made.len().saturating_sub(MARKS_ALONG);
+            marks.made.split_off(keep)
+        };
+        for made in &along {
+            batch = batch.delete(made.mark());
+        }
+        let written = self.barrier.apply(batch).await;
+        let mut marks = self.marks();
+        if let Err(error) = written {
             // Nobody will make it.
-            self.making().remove(&id);
+            marks.stored.remove(&id);
+            marks.making.remove(&id);
+            marks.made.extend(along);
             return Err(error.into());
+        }
+        for made in along {
+            marks.stored.remove(&made);
         }
         Ok((id, record))
     }
 
     /// Notes that a lease's credential exists: if its upstream does not know it from here on, it is gone.
+    /// Its mark goes with a later write; if the process dies before that, the upstream is asked.
     pub fn made(&self, id: &LeaseId) {
-        self.making().remove(id);
+        let mut marks = self.marks();
+        marks.making.remove(id);
+        if marks.stored.contains(id) {
+            marks.made.push(id.clone());
+        }
     }
 
     /// Whether a lease was granted by this store, since it was opened, for a credential of which nothing
     /// is known yet.
     pub fn is_in_the_making(&self, id: &LeaseId) -> bool {
-        self.making().contains(id)
+        self.marks().making.contains(id)
     }
 
-    fn making(&self) -> MutexGuard<'_, HashSet<LeaseId>> {
-        // Nothing that holds the lock can leave it half done.
-        self.in_the_making
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Leases of which an earlier process did not note that their credential was made: the marks that lie
+    /// in storage when a process begins.
+    pub async fn unsure(&self) -> Result<Vec<LeaseId>, LeaseError> {
+        let mut found = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let keys = self.barrier.keys(MARKS, after.as_deref(), TOGETHER).await?;
+            let Some(last) = keys.last().cloned() else {
+                break;
+            };
+            after = Some(last);
+            let ids = keys.iter().filter_map(|key| key.strip_prefix(MARKS));
+            found.extend(ids.map(LeaseId::from_text));
+        }
+        let mut marks = self.marks();
+        // Not what was granted here meanwhile.
+        found.retain(|id| !marks.stored.contains(id));
+        marks.stored.extend(found.iter().cloned());
+        drop(marks);
+        Ok(found)
+    }
+
+    fn marks(&self) -> MutexGuard<'_, Marks> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The record of a lease.
@@ -267,13 +355,24 @@ impl Leases {
         now: SystemTime,
     ) -> Result<usize, LeaseError> {
         let mut marked = 0;
-        for chunk in ids.chunks(256) {
+        for chunk in ids.chunks(TOGETHER) {
             let mut batch = Batch::new();
             let mut in_chunk = 0;
             for id in chunk {
-                let Some((mut record, revision)) = self.load(id).await? else {
-                    continue;
+                let (mut record, revision) = match self.load(id).await {
+                    Ok(Some(found)) => found,
+                    Ok(None) => continue,
+                    // The worker says so too, again and again; it must not keep the others alive.
+                    Err(LeaseError::Broken) => {
+                        tracing::error!(lease = id.as_str(), "lease record is broken");
+                        continue;
+                    }
+                    Err(error) => return Err(error),
                 };
+                in_chunk += 1;
+                if record.revoking && record.due_at <= now {
+                    continue;
+                }
                 let old = agenda::key(&record.mount, record.due_at, id.as_str());
                 record.revoking = true;
                 record.due_at = now;
@@ -282,7 +381,10 @@ impl Leases {
                     Secret::new([]),
                 );
                 batch = put(batch, id, &record)?;
-                in_chunk += 1;
+            }
+            if batch.writes.is_empty() {
+                marked += in_chunk;
+                continue;
             }
             match self.barrier.apply(batch).await {
                 Ok(_) => marked += in_chunk,
@@ -291,7 +393,7 @@ impl Leases {
                     for id in chunk {
                         match self.mark_revoking(id, now).await {
                             Ok(_) => marked += 1,
-                            Err(LeaseError::NotFound) => {}
+                            Err(LeaseError::NotFound | LeaseError::Broken) => {}
                             Err(error) => return Err(error),
                         }
                     }
@@ -346,25 +448,82 @@ impl Leases {
     pub async fn remove(&self, id: &LeaseId) -> Result<(), LeaseError> {
         for _ in 0..RACES {
             let Some((record, revision)) = self.load(id).await? else {
-                self.making().remove(id);
+                self.forgotten(id);
                 return Ok(());
             };
-            let mut batch = Batch::new()
-                .expect(id.key(), Some(revision))
-                .delete(id.key());
-            for key in index_keys(id, &record) {
-                batch = batch.delete(key);
-            }
-            match self.barrier.apply(batch).await {
+            match self
+                .barrier
+                .apply(self.forget(Batch::new(), id, &record, revision))
+                .await
+            {
                 Err(StorageError::Conflict) => {}
-                other => {
-                    other?;
-                    self.making().remove(id);
+                Err(error) => return Err(error.into()),
+                Ok(_) => {
+                    self.forgotten(id);
                     return Ok(());
                 }
             }
         }
         Err(StorageError::Conflict.into())
+    }
+
+    /// Forgets many leases, in batches that share a write. Those that are gone are no error.
+    pub async fn remove_all(&self, ids: &[LeaseId]) -> Result<(), LeaseError> {
+        for chunk in ids.chunks(TOGETHER) {
+            let mut batch = Batch::new();
+            for id in chunk {
+                if let Some((record, revision)) = self.load(id).await? {
+                    batch = self.forget(batch, id, &record, revision);
+                }
+            }
+            if batch.writes.is_empty() {
+                continue;
+            }
+            match self.barrier.apply(batch).await {
+                Ok(_) => {
+                    for id in chunk {
+                        self.forgotten(id);
+                    }
+                }
+                // One of them changed meanwhile: take them one by one.
+                Err(StorageError::Conflict) => {
+                    for id in chunk {
+                        self.remove(id).await?;
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the mark of a lease that is gone.
+    pub async fn unmark(&self, id: &LeaseId) -> Result<(), LeaseError> {
+        self.barrier.apply(Batch::new().delete(id.mark())).await?;
+        self.forgotten(id);
+        Ok(())
+    }
+
+    fn forget(
+        &self,
+        batch: Batch,
+        id: &LeaseId,
+        record: &LeaseRecord,
+        revision: Revision,
+    ) -> Batch {
+        let mark = self.marks().stored.contains(id).then(|| id.mark());
+        index_keys(id, record).chain(mark).fold(
+            batch.expect(id.key(), Some(revision)).delete(id.key()),
+            Batch::delete,
+        )
+    }
+
+    fn forgotten(&self, id: &LeaseId) {
+        let mut marks = self.marks();
+        marks.making.remove(id);
+        if marks.stored.remove(id) {
+            marks.made.retain(|made| made != id);
+        }
     }
 
     /// Ids of the leases whose id begins with `prefix`, in order.
@@ -452,18 +611,21 @@ impl Leases {
             .collect())
     }
 
-    /// How many leases a mount has. Walks its queue: the time it takes grows with the answer.
-    pub async fn count(&self, mount: &str) -> Result<usize, LeaseError> {
+    /// How many leases a mount has, counted up to `limit`. Walks its queue: the time it takes grows with
+    /// the answer.
+    pub async fn count(&self, mount: &str, limit: usize) -> Result<usize, LeaseError> {
         const PAGE: usize = 10_000;
         let (prefix, mut count, mut after) = (agenda::prefix(mount), 0, None);
-        loop {
-            let keys = self.barrier.keys(&prefix, after.as_deref(), PAGE).await?;
+        while count < limit {
+            let page = PAGE.min(limit - count);
+            let keys = self.barrier.keys(&prefix, after.as_deref(), page).await?;
             count += keys.len();
             after = match keys.into_iter().next_back() {
                 Some(last) => Some(last),
-                None => return Ok(count),
+                None => break,
             };
         }
+        Ok(count)
     }
 
     async fn load(&self, id: &LeaseId) -> Result<Option<(LeaseRecord, Revision)>, LeaseError> {

@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::engine::testing::{Mood, World};
 use crate::engine::{Body, Declarations};
 use crate::identity::Removal;
+use crate::lease::QueueHealth;
 
 /// Past the time in which a credential may still be in the making.
 const MADE: Duration = Duration::from_secs(60);
@@ -103,6 +104,9 @@ async fn a_lost_answer_is_revoked_also_where_the_upstream_is_late() {
     world.upstream.set_mood(Mood::Mute);
     assert!(world.issue(Some(&world.root), "fake", 600).await.is_err());
     assert_eq!(world.upstream.ever().len(), 1);
+    // The first try is over, its answer lost too; or else the worker could read the clock after it was
+    // set on, and put the next try beyond it.
+    world.settled().await;
     world.upstream.set_mood(Mood::Well);
     world.clock.advance(MADE);
     world.settled().await;
@@ -203,6 +207,56 @@ async fn a_lease_that_cannot_be_revoked_is_irrevocable_in_sight_and_retried() {
         world.settled().await;
         assert!(world.upstream.live().is_empty());
         assert!(world.leases().await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_lease_of_another_looks_like_none() {
+    let world = World::new().await;
+    let policy = json!({ "policy": r#"
+        path "sys/leases/+" { capabilities = ["update"] }
+        path "sys/leases/revoke/fake/creds/mine/*" { capabilities = ["update"] }"# });
+    let path = "sys/policies/acl/leases";
+    world.ask(Operation::Write, path, policy).await.unwrap();
+    let body = json!({ "policies": ["leases"] });
+    let (token, _) = world.token(&world.root, body).await.unwrap();
+    let (theirs, _) = world.issue(Some(&world.root), "fake", 60).await.unwrap();
+    let nothing = "fake/creds/role/0000000000000000000000ff";
+    for verb in ["revoke", "renew", "lookup"] {
+        let ask = async |id: &str| {
+            let (path, body) = (format!("sys/leases/{verb}"), json!({ "lease_id": id }));
+            let answer = world.ask_as(Some(&token), Operation::Write, &path, body);
+            answer.await.map(|_| ()).map_err(|error| error.to_string())
+        };
+        let refused = Err("lease not found, or not yours".to_owned());
+        assert_eq!(ask(theirs.as_str()).await, refused, "{verb}");
+        assert_eq!(ask(nothing).await, refused, "{verb}");
+        // Who may revoke every lease there learns nothing by repeating it.
+        let want = if verb == "revoke" { Ok(()) } else { refused };
+        assert_eq!(ask("fake/creds/mine/000000").await, want, "{verb}");
+    }
+    assert_eq!(world.leases().await.len(), 1);
+}
+
+#[tokio::test]
+async fn an_upstream_is_not_away_any_more_when_nothing_waits_for_it() {
+    for forced in [false, true] {
+        let world = World::new().await;
+        let (id, _) = world.issue(Some(&world.root), "fake", 60).await.unwrap();
+        let away = || world.engine().mounts.at("fake").unwrap().queue.health() != QueueHealth::Well;
+        world.upstream.set_mood(Mood::Away);
+        world.clock.advance(MADE);
+        world.settled().await;
+        assert!(away());
+        let (path, body) = if forced {
+            ("sys/leases/revoke-force/fake", json!({}))
+        } else {
+            world.upstream.set_mood(Mood::Well);
+            ("sys/leases/revoke", json!({ "lease_id": id.as_str() }))
+        };
+        world.ask(Operation::Write, path, body).await.unwrap();
+        assert!(world.leases().await.is_empty());
+        assert!(!away(), "forced: {forced}");
     }
 }
 

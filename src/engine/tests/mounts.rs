@@ -1,6 +1,7 @@
 //! Mounts: enabling, tuning, moving and disabling them, and what a restart keeps.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use daypass_contract::Operation;
@@ -349,4 +350,61 @@ async fn what_the_file_declares_only_the_file_changes() {
             world.ask(operation, path, body).await.unwrap();
         }
     }
+}
+
+#[tokio::test]
+async fn a_write_under_way_leaves_no_row_of_a_mount_that_is_disabled() {
+    let world = World::new().await;
+    let kv = json!({ "type": "kv-v1" });
+    world.ask(Write, "sys/mounts/kv", kv).await.unwrap();
+    let gate = world.storage.hold_write("mount/");
+    let write = world.ask(Write, "kv/late", json!({ "value": "x" }));
+    let disable = async {
+        while world.storage.held.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        // It does not wait for ever.
+        let refused = world.engine().disable_mount("kv").await.unwrap_err();
+        assert!(refused.to_string().contains("still worked on"), "{refused}");
+        let read = world.ask(Read, "kv/late", json!({})).await;
+        assert!(read.is_err(), "it answers nothing any more");
+        let engine = world.engine();
+        let disabled = engine.disable_mount("kv");
+        let released = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            gate.add_permits(1);
+        };
+        let (disabled, ()) = tokio::join!(disabled, released);
+        disabled.unwrap();
+    };
+    let (_, ()) = tokio::join!(write, disable);
+    let left = world.barrier.keys("mount/", None, 9).await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_crash_while_declarations_are_applied_leaves_no_lasting_token() {
+    let mut found = 0;
+    for writes in 1..12 {
+        let mut world = World::new().await;
+        let declarations = Declarations {
+            policies: Vec::new(),
+            mounts: vec![declared("team")],
+        };
+        world.crash_while_opening(declarations, writes).await;
+        world.crash(Declarations::default()).await;
+        let engine = world.engine();
+        for id in engine.tokens.ids(None, 99).await.unwrap() {
+            let record = engine.tokens.get(&id).await.unwrap().unwrap();
+            if record.display_name == "configuration" {
+                found += 1;
+                let left = record.ends_at.unwrap().duration_since(record.created_at);
+                assert!(left.unwrap() <= Duration::from_secs(600));
+            }
+        }
+        world.clock.advance(Duration::from_secs(600));
+        world.settled().await;
+        assert_eq!(engine.tokens.ids(None, 99).await.unwrap().len(), 1);
+    }
+    assert!(found > 0, "no crash came between");
 }

@@ -9,7 +9,7 @@ use daypass_contract::{Access, Operation};
 use serde_json::{Map, Value, json};
 
 use crate::engine::testing::{World, request};
-use crate::engine::{Answer, Body, Failure};
+use crate::engine::{Answer, Body, Declarations, Failure};
 
 use Operation::{Delete, List, Patch, Read, Write};
 
@@ -635,4 +635,99 @@ async fn a_seal_that_opens_in_vain_leaves_nothing_running() {
     assert!(world.plane.open().await.is_ok());
     let answer = world.ask(Read, "fake/items/a", json!({})).await.unwrap();
     assert!(matches!(answer.body, Body::Data(_)));
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_fails_its_request_with_a_record() {
+    let world = World::new().await;
+    for operation in [Operation::Read, Operation::Write] {
+        let request = request(Some(&world.root), operation, "fake/fail/panic", json!({}));
+        let id = request.id.clone();
+        let failure = world.plane.serve(request).await.map(drop).unwrap_err();
+        assert!(matches!(failure, Failure::Internal(_)), "{failure}");
+        let records = world.records_of(&id);
+        let last = records.last().unwrap();
+        assert_eq!(last["response"]["status"], 500, "{last}");
+    }
+    assert!(
+        world
+            .ask(Operation::Read, "fake/items/a", json!({}))
+            .await
+            .is_ok()
+    );
+}
+
+#[tokio::test]
+async fn a_policy_that_cannot_be_read_denies() {
+    let mut world = World::new().await;
+    let text = r#"path "fake/*" { capabilities = ["read"] }"#;
+    for name in ["wide", "narrow"] {
+        let path = format!("sys/policies/acl/{name}");
+        let body = json!({ "policy": text });
+        world.ask(Operation::Write, &path, body).await.unwrap();
+    }
+    let token = async |policies: &[&str]| {
+        let body = json!({ "policies": policies });
+        world.token(&world.root, body).await.unwrap().0
+    };
+    let (both, one) = (token(&["wide", "narrow"]).await, token(&["wide"]).await);
+    let rooted = token(&["root", "narrow"]).await;
+    let damaged = daypass_contract::Batch::new().put(
+        "policy/acl/narrow",
+        daypass_contract::Secret::new(
+            "path \"fake/items/*\" { capabilities = [\"deny\"], later = 1 }",
+        ),
+    );
+    world.barrier.apply(damaged).await.unwrap();
+    world.crash(Declarations::default()).await;
+
+    let read = async |token: &str, path: &str| {
+        let answer = world.ask_as(Some(token), Operation::Read, path, json!({}));
+        answer.await.is_ok()
+    };
+    for token in [&both, &rooted] {
+        assert!(!read(token, "fake/items/a").await);
+        assert!(!read(token, "fake/creds/role").await);
+        assert!(read(token, "auth/token/lookup-self").await);
+    }
+    assert!(read(&one, "fake/items/a").await);
+    assert!(
+        world
+            .engine()
+            .policies
+            .names()
+            .contains(&"narrow".to_owned())
+    );
+    let revoke = "auth/token/revoke-self";
+    world
+        .ask_as(Some(&rooted), Operation::Write, revoke, json!({}))
+        .await
+        .unwrap();
+    // Written anew, it counts again.
+    let body = json!({ "policy": text });
+    let path = "sys/policies/acl/narrow";
+    world.ask(Operation::Write, path, body).await.unwrap();
+    assert!(read(&both, "fake/items/a").await);
+}
+
+#[tokio::test]
+async fn a_default_policy_that_cannot_be_read_is_not_replaced() {
+    let mut world = World::new().await;
+    let damaged = daypass_contract::Batch::new().put(
+        "policy/acl/default",
+        daypass_contract::Secret::new("path {"),
+    );
+    world.barrier.apply(damaged).await.unwrap();
+    world.crash(Declarations::default()).await;
+    let body = json!({ "policies": ["default"] });
+    let (token, _) = world.token(&world.root, body).await.unwrap();
+    let capabilities = world
+        .ask_as(
+            Some(&token),
+            Operation::Write,
+            "sys/capabilities-self",
+            json!({ "path": "fake" }),
+        )
+        .await;
+    assert!(matches!(capabilities, Err(Failure::Denied)));
 }
