@@ -133,6 +133,8 @@ const VERIFY_STATUS: &str = "Tells where the verification of new shares stands."
 const VERIFY: &str = "Takes one new share; the last one makes the new shares valid.";
 const VERIFY_RESTART: &str = "Forgets the new shares that were shown; they stay what they are.";
 
+const NO_RECOVERY: &str = "Refuses: there are no recovery keys.";
+
 pub(super) fn routes(routes: &mut SystemRoutes) {
     plain_routes(routes);
     data_routes(routes);
@@ -229,7 +231,6 @@ fn absent_routes(routes: &mut SystemRoutes) {
             |_, _| async { Ok(Answer::nothing()) },
         );
     }
-    const NO_RECOVERY: &str = "Refuses: there are no recovery keys.";
     for (path, access, operations) in [
         (
             "sys/rekey-recovery-key/init",

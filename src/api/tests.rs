@@ -558,7 +558,11 @@ async fn work_whose_caller_hung_up_keeps_its_room_until_it_is_done() {
                 .header("x-vault-token", root)
                 .body(HttpBody::empty())
                 .unwrap();
-            service.handle(request, None).await.status().as_u16()
+            service
+                .handle(request, Peer::default())
+                .await
+                .status()
+                .as_u16()
         });
     }
     let reached = &http.world.upstream.waiting;

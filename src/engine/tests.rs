@@ -13,6 +13,4 @@ mod token_roles;
 mod tokens;
 mod wrapping;
 mod mounts;
-mod pipeline;
 mod renewal;
-mod tokens;

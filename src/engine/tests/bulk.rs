@@ -37,6 +37,9 @@ impl World {
             validity,
             uses: None,
             entity_id: None,
+            origin: None,
+            role: None,
+            bound_cidrs: Vec::new(),
         };
         self.engine().tokens.create(new).await.unwrap().1
     }

@@ -390,6 +390,7 @@ async fn a_crash_while_declarations_are_applied_leaves_no_lasting_token() {
         let declarations = Declarations {
             policies: Vec::new(),
             mounts: vec![declared("team")],
+            ..Declarations::default()
         };
         world.crash_while_opening(declarations, writes).await;
         world.crash(Declarations::default()).await;
