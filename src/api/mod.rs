@@ -11,20 +11,24 @@ mod openapi;
 mod service;
 mod sys_audit;
 mod sys_capabilities;
+mod sys_config;
 mod sys_generate_root;
 mod sys_health;
+mod sys_host_info;
 mod sys_internal;
 mod sys_leases;
 mod sys_metrics;
 mod sys_mounts;
+mod sys_plugins;
 mod sys_policies;
 mod sys_rekey;
 mod sys_rotate;
 mod sys_seal;
+mod sys_state;
 #[cfg(test)]
 mod tests;
 
-pub use listener::{Listener, ListenerError, TlsFiles};
+pub use listener::{Identity, Listener, ListenerError, Loaded, TlsFiles};
 pub use openapi::document;
 pub use service::{HttpLimits, Service};
 
@@ -45,6 +49,10 @@ pub fn system_routes() -> SystemRoutes {
     sys_internal::routes(&mut routes);
     sys_audit::routes(&mut routes);
     sys_metrics::routes(&mut routes);
+    sys_state::routes(&mut routes);
+    sys_host_info::routes(&mut routes);
+    sys_plugins::routes(&mut routes);
+    sys_config::routes(&mut routes);
     auth_token::routes(&mut routes);
     routes
 }

@@ -9,12 +9,14 @@
 
 mod answer;
 mod declare;
+mod in_flight;
 mod issue;
 mod mounts;
 mod passwords;
 mod pipeline;
 mod plane;
 mod policies;
+mod process;
 mod quota;
 mod registry;
 mod revoke;
@@ -24,13 +26,17 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod unopened;
+mod versions;
 
 pub use answer::{Answer, AuthView, Body, Failure, LeaseView, Request};
 pub use declare::Declarations;
+pub use in_flight::{InFlight, InFlightRequest};
 pub use mounts::{Mount, MountConfig, MountRecord, Mounts, NewMount};
 pub use passwords::Passwords;
 pub use plane::{ControlPlane, Engine, Parts, Settings};
 pub use policies::Policies;
+pub use process::{Process, Reloaded};
 pub use quota::Quotas;
 pub use registry::{BackendKind, kinds};
 pub use system::{Serve, SystemCall, SystemHandler, SystemRoutes};
+pub use versions::Release;

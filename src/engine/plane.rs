@@ -1,10 +1,10 @@
 //! The two lives of the server: the process, and the time it is unsealed.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use daypass_contract::{Clock, Entropy, Secret};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -13,9 +13,11 @@ use zeroize::Zeroizing;
 
 use super::answer::Failure;
 use super::declare::Declarations;
+use super::in_flight::InFlight;
 use super::mounts::Mounts;
 use super::passwords::Passwords;
 use super::policies::Policies;
+use super::process::Process;
 use super::quota::Quotas;
 use super::revoke::TokenReaper;
 use super::system::SystemRoutes;
@@ -92,13 +94,19 @@ pub struct ControlPlane {
     /// See [`Settings`].
     pub settings: Settings,
     pub(super) system: SystemRoutes,
-    pub(super) declarations: Declarations,
-    pub(super) quotas: Quotas,
+    /// What the configuration declares; a reload replaces it.
+    pub(super) declarations: ArcSwap<Declarations>,
+    /// The rate limits it declares.
+    pub quotas: Quotas,
+    /// Requests at work.
+    pub in_flight: InFlight,
+    /// The running program, once it has said what it can do.
+    pub(super) process: OnceLock<Arc<dyn Process>>,
     /// Work that must finish although its caller hung up.
     pub(super) tasks: TaskTracker,
-    open: ArcSwapOption<Engine>,
-    /// One opening or closing at a time.
-    turning: Mutex<()>,
+    pub(super) open: ArcSwapOption<Engine>,
+    /// One opening, closing or change of what is declared at a time.
+    pub(super) turning: Mutex<()>,
 }
 
 impl ControlPlane {
@@ -123,8 +131,10 @@ impl ControlPlane {
             entropy,
             settings,
             system,
-            declarations,
+            declarations: ArcSwap::from_pointee(declarations),
             quotas,
+            in_flight: InFlight::default(),
+            process: OnceLock::new(),
             tasks: TaskTracker::new(),
             open: ArcSwapOption::empty(),
             turning: Mutex::new(()),
@@ -148,6 +158,10 @@ impl ControlPlane {
             return Ok(engine);
         }
         let engine = Engine::start(self).await?;
+        if let Err(failure) = engine.note_version(crate::VERSION).await {
+            engine.stop().await;
+            return Err(failure);
+        }
         let failed = match self.apply_declarations(&engine).await {
             Ok(failed) => failed,
             Err(failure) => {
@@ -218,7 +232,7 @@ pub struct Engine {
     /// See [`Settings`].
     pub settings: Settings,
     pub(super) barrier: Arc<Barrier>,
-    pub(super) declared_policies: HashSet<String>,
+    pub(super) declared_policies: ArcSwap<HashSet<String>>,
     pub(super) audit: Arc<AuditLog>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Arc<dyn Entropy>,
@@ -253,12 +267,7 @@ impl Engine {
             leases: Leases::open(Arc::clone(&barrier), Arc::clone(&plane.entropy)),
             mounts: Mounts::default(),
             settings: plane.settings.clone(),
-            declared_policies: plane
-                .declarations
-                .policies
-                .iter()
-                .map(|policy| policy.name.clone())
-                .collect(),
+            declared_policies: ArcSwap::from_pointee(plane.declarations.load().policy_names()),
             audit: Arc::clone(&plane.audit),
             clock: Arc::clone(&plane.clock),
             entropy: Arc::clone(&plane.entropy),
