@@ -25,6 +25,7 @@ mod database;
 mod http;
 mod linter;
 mod operation;
+mod operator;
 mod outage;
 mod readme;
 mod server;

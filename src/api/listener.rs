@@ -15,8 +15,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
-use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
-use rustls::sign::CertifiedKey;
+use rustls::server::WebPkiClientVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -76,7 +76,7 @@ pub enum ListenerError {
 /// One address, bound and ready to serve.
 pub struct Listener {
     socket: Socket,
-    tls: Option<(TlsAcceptor, Arc<ReloadedKey>)>,
+    tls: Option<Arc<Identity>>,
 }
 
 enum Socket {
@@ -137,7 +137,8 @@ impl Listener {
                 Socket::Unix(bound, path.clone())
             }
         };
-        let tls = tls.map(acceptor).transpose()?;
+        let tls = tls.map(Loaded::read).transpose()?;
+        let tls = tls.map(|loaded| Arc::new(Identity(ArcSwap::from_pointee(loaded))));
         Ok(Self { socket, tls })
     }
 
@@ -152,6 +153,11 @@ impl Listener {
     /// Whether it speaks TLS.
     pub fn is_tls(&self) -> bool {
         self.tls.is_some()
+    }
+
+    /// What it shows of itself in TLS, to exchange while it serves.
+    pub fn identity(&self) -> Option<Arc<Identity>> {
+        self.tls.clone()
     }
 
     /// Serves until `stop`, then lets requests finish for as long as `grace`.
@@ -174,8 +180,8 @@ impl Listener {
         let room = Arc::clone(service.connections());
         let graceful = GracefulShutdown::new();
         let mut connections = JoinSet::new();
-        if let Some((_, key)) = &self.tls {
-            connections.spawn(Arc::clone(key).watch(stop.clone()));
+        if let Some(identity) = &self.tls {
+            connections.spawn(Arc::clone(identity).watch(stop.clone()));
         }
         loop {
             // Waiting for room before accepting leaves the excess in the kernel's queue.
@@ -197,7 +203,7 @@ impl Listener {
                     continue;
                 }
             };
-            let tls = self.tls.as_ref().map(|(acceptor, _)| acceptor.clone());
+            let tls = self.tls.as_ref().map(|identity| identity.acceptor());
             let (service, builder, watcher) =
                 (service.clone(), Arc::clone(&builder), graceful.watcher());
             connections.spawn(async move {
@@ -286,57 +292,89 @@ where
         .map_err(|error| error.to_string())
 }
 
-fn acceptor(files: TlsFiles) -> Result<(TlsAcceptor, Arc<ReloadedKey>), ListenerError> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let fault = |file: &PathBuf, reason: String| ListenerError::Certificate {
-        file: file.clone(),
-        reason,
-    };
-    let key = Arc::new(ReloadedKey::load(files.clone())?);
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|error| fault(&files.certificate, error.to_string()))?;
-    let builder = match &files.client_ca {
-        None => builder.with_no_client_auth(),
-        Some(file) => {
-            let mut roots = RootCertStore::empty();
-            let certificates = CertificateDer::pem_file_iter(file)
-                .map_err(|error| fault(file, error.to_string()))?;
-            for certificate in certificates {
-                let certificate = certificate.map_err(|error| fault(file, error.to_string()))?;
-                roots
-                    .add(certificate)
-                    .map_err(|error| fault(file, error.to_string()))?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-            let verifier = if files.client_required {
-                verifier
-            } else {
-                verifier.allow_unauthenticated()
-            };
-            builder.with_client_cert_verifier(
-                verifier
-                    .build()
-                    .map_err(|error| fault(file, error.to_string()))?,
-            )
-        }
-    };
-    let mut config = builder.with_cert_resolver(Arc::clone(&key) as Arc<dyn ResolvesServerCert>);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok((TlsAcceptor::from(Arc::new(config)), key))
-}
+/// What a listener shows of itself in TLS, and whom it trusts; it follows its files.
+pub struct Identity(ArcSwap<Loaded>);
 
-/// The certificate in use; it follows its files.
-#[derive(Debug)]
-struct ReloadedKey {
+/// Certificate files, read and found to fit together.
+pub struct Loaded {
     files: TlsFiles,
-    current: ArcSwap<CertifiedKey>,
+    chain: Vec<CertificateDer<'static>>,
+    clients: Vec<CertificateDer<'static>>,
+    config: Arc<ServerConfig>,
 }
 
-impl ReloadedKey {
-    fn load(files: TlsFiles) -> Result<Self, ListenerError> {
-        let current = ArcSwap::new(Arc::new(read_key(&files)?));
-        Ok(Self { files, current })
+impl Loaded {
+    /// Reads `files`.
+    ///
+    /// # Errors
+    /// [`ListenerError::Certificate`], naming the file.
+    pub fn read(files: TlsFiles) -> Result<Self, ListenerError> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let fault = |file: &PathBuf, reason: String| ListenerError::Certificate {
+            file: file.clone(),
+            reason,
+        };
+        let key = read_key(&files)?;
+        let chain = key.cert.clone();
+        let mut clients = Vec::new();
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| fault(&files.certificate, error.to_string()))?;
+        let builder = match &files.client_ca {
+            None => builder.with_no_client_auth(),
+            Some(file) => {
+                let mut roots = RootCertStore::empty();
+                clients = CertificateDer::pem_file_iter(file)
+                    .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+                    .map_err(|error| fault(file, error.to_string()))?;
+                for certificate in &clients {
+                    roots
+                        .add(certificate.clone())
+                        .map_err(|error| fault(file, error.to_string()))?;
+                }
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                let verifier = if files.client_required {
+                    verifier
+                } else {
+                    verifier.allow_unauthenticated()
+                };
+                builder.with_client_cert_verifier(
+                    verifier
+                        .build()
+                        .map_err(|error| fault(file, error.to_string()))?,
+                )
+            }
+        };
+        let resolver = SingleCertAndKey::from(key);
+        let mut config = builder.with_cert_resolver(Arc::new(resolver));
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Self {
+            files,
+            chain,
+            clients,
+            config: Arc::new(config),
+        })
+    }
+}
+
+impl Identity {
+    fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::clone(&self.0.load().config))
+    }
+
+    /// Shows `fresh` to connections from now on. Gives whether anything is different.
+    pub fn adopt(&self, fresh: Loaded) -> bool {
+        let current = self.0.load();
+        let same = fresh.files == current.files
+            && fresh.chain == current.chain
+            && fresh.clients == current.clients;
+        // What is the same stays, with the sessions that clients may resume.
+        if !same {
+            tracing::info!(file = %fresh.files.certificate.display(), "serving a new certificate");
+            self.0.store(Arc::new(fresh));
+        }
+        !same
     }
 
     /// Looks at the files from time to time. Files that do not fit together (one was replaced, the
@@ -347,25 +385,15 @@ impl ReloadedKey {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(CERTIFICATE_CHECK) => {}
             }
-            let this = Arc::clone(&self);
-            let fresh = tokio::task::spawn_blocking(move || read_key(&this.files)).await;
-            match fresh {
-                Ok(Ok(fresh)) if fresh.cert != self.current.load().cert => {
-                    tracing::info!(file = %self.files.certificate.display(), "serving a new certificate");
-                    self.current.store(Arc::new(fresh));
-                }
+            let files = self.0.load().files.clone();
+            match tokio::task::spawn_blocking(move || Loaded::read(files)).await {
+                Ok(Ok(fresh)) => drop(self.adopt(fresh)),
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "certificate does not load; the old one serves");
                 }
-                Ok(Ok(_)) | Err(_) => {}
+                Err(_) => {}
             }
         }
-    }
-}
-
-impl ResolvesServerCert for ReloadedKey {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current.load_full())
     }
 }
 

@@ -14,12 +14,15 @@ mod openapi;
 mod service;
 mod sys_audit;
 mod sys_capabilities;
+mod sys_config;
 mod sys_generate_root;
 mod sys_health;
+mod sys_host_info;
 mod sys_internal;
 mod sys_leases;
 mod sys_metrics;
 mod sys_mounts;
+mod sys_plugins;
 mod sys_policies;
 mod sys_quotas;
 mod sys_rekey;
@@ -28,11 +31,12 @@ mod sys_locked_users;
 mod sys_seal;
 mod sys_tools;
 mod sys_wrapping;
+mod sys_state;
 #[cfg(test)]
 mod tests;
 mod unserved;
 
-pub use listener::{Listener, ListenerError, TlsFiles};
+pub use listener::{Identity, Listener, ListenerError, Loaded, TlsFiles};
 pub use openapi::document;
 pub use service::{HttpLimits, Service};
 
@@ -58,6 +62,10 @@ pub fn system_routes() -> SystemRoutes {
     sys_locked_users::routes(&mut routes);
     sys_quotas::routes(&mut routes);
     cubbyhole::routes(&mut routes);
+    sys_state::routes(&mut routes);
+    sys_host_info::routes(&mut routes);
+    sys_plugins::routes(&mut routes);
+    sys_config::routes(&mut routes);
     auth_token::routes(&mut routes);
     auth_token_create::routes(&mut routes);
     auth_token_roles::routes(&mut routes);

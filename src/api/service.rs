@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::envelope::respond;
 use super::unserved::{Unserved, Why};
 use crate::config;
-use crate::engine::{ControlPlane, Failure, Request};
+use crate::engine::{ControlPlane, Failure, InFlightRequest, Request};
 
 /// Limits on what a client may ask of the server at once.
 #[derive(Clone, Debug)]
@@ -98,6 +98,15 @@ impl Service {
         let started = tokio::time::Instant::now();
         let path = request.uri().path().to_owned();
         let method = request.method().clone();
+        let _in_flight = self.plane.in_flight.enter(
+            &id,
+            InFlightRequest {
+                started_at: self.plane.clock.now(),
+                remote: peer.address,
+                path: path.clone(),
+                method: method.to_string(),
+            },
+        );
         let work = self.answer(&id, request, peer, room);
         let answered = tokio::time::timeout(self.limits.request_timeout, work).await;
         let mut response = answered.unwrap_or_else(|_| {

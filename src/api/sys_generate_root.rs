@@ -273,3 +273,32 @@ fn hidden(token: &Secret, otp: &Secret) -> Option<Secret> {
     let hidden: Vec<u8> = pairs.map(|(token, otp)| token ^ otp).collect();
     Some(Secret::new(STANDARD_NO_PAD.encode(hidden)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::testing::World;
+
+    #[tokio::test]
+    async fn a_one_time_password_is_as_long_as_a_token() {
+        let world = World::new().await;
+        let engine = world.plane.engine().unwrap();
+        let (token, _) = engine.create_root_token("root", None).await.unwrap();
+        assert_eq!(token.len(), TOKEN_LENGTH);
+        let otp = one_time_password(&*world.plane.entropy);
+        assert!(otp.len() == TOKEN_LENGTH && otp.expose().iter().all(u8::is_ascii_alphanumeric));
+        assert!(hidden(&token, &otp).is_some());
+        assert!(hidden(&token, &Secret::new("short")).is_none());
+    }
+
+    /// As OpenBao 2.7.2 answered it.
+    #[test]
+    fn a_token_is_hidden_as_openbao_hides_it() {
+        let (token, otp) = ("s.uoA12W2yaAQgELLOEk5Mt0b4", "7WwAJHc48ntgKkVuhpZo2TvzUy");
+        let encoded = hidden(&Secret::new(token), &Secret::new(otp)).unwrap();
+        assert_eq!(
+            encoded.expose_str(),
+            Some("RHkCLgt5UWMKFxUmGgwTOSQ/HwQHGQJKN00")
+        );
+    }
+}

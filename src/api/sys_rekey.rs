@@ -131,9 +131,8 @@ const CANCEL: &str = "Forgets the change of shares; the old ones stay valid.";
 const UPDATE: &str = "Takes one old share; the last one makes the new shares.";
 const VERIFY_STATUS: &str = "Tells where the verification of new shares stands.";
 const VERIFY: &str = "Takes one new share; the last one makes the new shares valid.";
-const VERIFY_RESTART: &str = "Forgets the new shares that were shown; they stay what they are.";
-
 const NO_RECOVERY: &str = "Refuses: there are no recovery keys.";
+const VERIFY_RESTART: &str = "Forgets the new shares that were shown; they stay what they are.";
 
 pub(super) fn routes(routes: &mut SystemRoutes) {
     plain_routes(routes);

@@ -9,6 +9,7 @@ mod audit;
 mod context;
 mod failure;
 mod fields;
+mod generate_root;
 mod generic;
 mod issue;
 mod kv;
@@ -21,6 +22,7 @@ mod operator;
 mod output;
 mod policy;
 mod policy_file;
+mod rekey;
 pub mod serve;
 #[cfg(test)]
 mod tests;

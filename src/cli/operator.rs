@@ -4,7 +4,9 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::context::Context;
+use super::generate_root::GenerateRoot;
 use super::output::{Format, show};
+use super::rekey::Rekey;
 use super::{Code, Failure};
 use crate::client::{Answer, Client};
 
@@ -26,6 +28,15 @@ pub(super) enum Operator {
     /// Add a new data key; what is written from now on is sealed with it
     #[command(after_long_help = "Example:\n\n    $ daypass operator rotate")]
     Rotate,
+    /// Make new key shares, of other numbers or for other holders
+    #[command(subcommand)]
+    Rekey(Rekey),
+    /// Make a root token with a quorum of key shares, where no other is left
+    #[command(subcommand)]
+    GenerateRoot(GenerateRoot),
+    /// Read the configuration file again; what needs a restart is named
+    #[command(after_long_help = "Example:\n\n    $ daypass operator reload")]
+    Reload,
     /// Show the newest data key and how much it has sealed
     #[command(after_long_help = "Example:\n\n    $ daypass operator key-status")]
     KeyStatus,
@@ -81,6 +92,14 @@ impl Operator {
                 let answer = write(&client, "rotate the data key", "sys/rotate", json!({})).await?;
                 context.answer(&answer, "A new data key is in use.")
             }
+            Self::Rekey(rekey) => rekey.run(context).await,
+            Self::GenerateRoot(generate) => generate.run(context).await,
+            Self::Reload => {
+                let client = context.client()?;
+                let path = "sys/config/reload/config";
+                let answer = write(&client, "reload the configuration", path, json!({})).await?;
+                context.answer(&answer, "The configuration is reloaded.")
+            }
             Self::KeyStatus => {
                 let answer = context
                     .client()?
@@ -126,11 +145,7 @@ impl Init {
 impl Unseal {
     async fn run(self, context: &mut Context<'_, '_>) -> Result<(), Failure> {
         if self.key.is_some() {
-            return Err(Failure::usage(
-                "take a key share as an argument",
-                "every process of the machine could read it, and the shell's history keeps it",
-            )
-            .hint("run `daypass operator unseal` and type it, or pipe it in"));
+            return Err(refuse_argument());
         }
         let client = context.client()?;
         if self.reset {
@@ -156,6 +171,15 @@ impl Unseal {
     }
 }
 
+/// What is said to a key share on the command line.
+pub(super) fn refuse_argument() -> Failure {
+    Failure::usage(
+        "take a key share as an argument",
+        "every process of the machine could read it, and the shell's history keeps it",
+    )
+    .hint("leave it out and type it at the prompt, or pipe it in")
+}
+
 /// `daypass status`: 0 unsealed, 2 sealed, so that a script can wait for it.
 pub(super) async fn status(context: &mut Context<'_, '_>) -> Result<(), Failure> {
     let answer = context
@@ -172,7 +196,6 @@ pub(super) async fn status(context: &mut Context<'_, '_>) -> Result<(), Failure>
 }
 
 fn show_status(context: &mut Context<'_, '_>, answer: &Answer) -> Result<(), Failure> {
-    let body = answer.json();
     let names = [
         ("Seal", "type"),
         ("Initialised", "initialized"),
@@ -184,11 +207,68 @@ fn show_status(context: &mut Context<'_, '_>, answer: &Answer) -> Result<(), Fai
         ("Storage", "storage_type"),
         ("Cluster", "cluster_name"),
     ];
+    show_fields(context, answer, &names)
+}
+
+/// Gives key shares from the terminal or a pipe to `path`, until one completes what they are for or there
+/// are no more. Answers the last answer.
+pub(super) async fn give_shares(
+    context: &mut Context<'_, '_>,
+    client: &Client,
+    what: &str,
+    path: &str,
+    nonce: &str,
+) -> Result<Option<Answer>, Failure> {
+    let mut last = None;
+    for share in context.read_secrets("Key share")? {
+        let Some(share) = share.expose_str() else {
+            return Err(Failure::usage("read the key share", "it is not text"));
+        };
+        let answer = write(client, what, path, json!({"key": share, "nonce": nonce})).await?;
+        let complete = answer.json().get("complete") == Some(&Value::Bool(true));
+        last = Some(answer);
+        if complete {
+            break;
+        }
+    }
+    Ok(last)
+}
+
+/// The nonce of what `path` says is under way: the one given, or else the one there is.
+pub(super) async fn nonce_of(
+    client: &Client,
+    path: &str,
+    given: Option<String>,
+) -> Result<String, Failure> {
+    if let Some(nonce) = given {
+        return Ok(nonce);
+    }
+    let answer = client
+        .read(path, &[])
+        .await
+        .map_err(|error| Failure::request("read what is under way", error))?;
+    match answer.json().get("nonce").and_then(Value::as_str) {
+        Some(nonce) if !nonce.is_empty() => Ok(nonce.to_owned()),
+        _ => Err(
+            Failure::refused("give a key share", "nothing that needs one is under way")
+                .hint("begin it with `init`"),
+        ),
+    }
+}
+
+/// Shows the fields of an answer that it has, under these labels.
+pub(super) fn show_fields(
+    context: &mut Context<'_, '_>,
+    answer: &Answer,
+    names: &[(&str, &str)],
+) -> Result<(), Failure> {
+    let body = answer.json();
     let rows: Vec<Vec<String>> = names
         .iter()
         .filter_map(|(label, name)| {
             let value = body.get(*name).filter(|value| !value.is_null())?;
-            Some(vec![(*label).to_owned(), show(value)])
+            let text = show(value);
+            (!text.is_empty()).then(|| vec![(*label).to_owned(), text])
         })
         .collect();
     context.rows(&["Key", "Value"], &rows, body)

@@ -18,6 +18,8 @@ Runs the server that a configuration describes, until it is told to stop (SIGTER
     $ daypass config check /etc/daypass/daypass.toml
     $ daypass server --config /etc/daypass/daypass.toml
 
+SIGHUP reads the configuration again and applies what can be applied while it runs, all of it or nothing.
+
 A new server is initialised once with `daypass operator init`, and unsealed after every start.";
 
 pub(super) const DEV: &str = "\
@@ -73,7 +75,8 @@ pub(super) fn server(arguments: ServerArgs) -> Result<(), Failure> {
     server::init_log(config.log);
     runtime()?.block_on(async {
         let stop = server::stop_on_signals().map_err(start)?;
-        let server = Server::start(config).await.map_err(start)?;
+        let mut server = Server::start(config).await.map_err(start)?;
+        server.reload_from(arguments.config).map_err(start)?;
         for address in server.addresses() {
             tracing::info!(%address, "listening");
         }

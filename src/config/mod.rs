@@ -13,14 +13,17 @@
 //! * **What is not understood is refused.** An unknown key never passes in silence.
 
 mod check;
+mod diff;
 mod error;
 mod model;
 mod parse;
 mod read;
 mod secret;
+mod shown;
 
 use std::path::{Path, PathBuf};
 
+pub use self::diff::Fixed;
 pub use self::error::{ConfigError, ConfigErrors, Origin, Place};
 pub use self::model::{
     AuditDevice, AuditSettings, ClientAuth, Config, LeaseSettings, Limits, ListenAddress, Listener,

@@ -98,7 +98,7 @@ pub enum ClientAuth {
 }
 
 /// Where everything is kept.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StorageSettings {
     /// The folder of the embedded store.
     pub path: PathBuf,
@@ -117,7 +117,7 @@ pub enum SealSettings {
 }
 
 /// The local audit log.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditSettings {
     /// The folder of the log's files.
     pub path: PathBuf,
@@ -178,6 +178,18 @@ pub enum LogLevel {
 }
 
 impl LogLevel {
+    /// The level of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        let levels = [
+            Self::Error,
+            Self::Warn,
+            Self::Info,
+            Self::Debug,
+            Self::Trace,
+        ];
+        levels.into_iter().find(|level| level.as_str() == name)
+    }
+
     /// Its name in the configuration and in the log.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -191,7 +203,7 @@ impl LogLevel {
 }
 
 /// Limits on what callers may ask of the server.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The largest request body, in bytes.
     pub max_body_bytes: usize,
@@ -227,7 +239,7 @@ impl Default for Limits {
 }
 
 /// How long leases last and how fast they are revoked.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseSettings {
     /// A lease that nobody has an opinion about.
     pub default_ttl: Duration,

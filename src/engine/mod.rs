@@ -9,6 +9,7 @@
 
 mod answer;
 mod declare;
+mod in_flight;
 mod issue;
 mod lockout;
 mod login;
@@ -18,6 +19,7 @@ mod passwords;
 mod pipeline;
 mod plane;
 mod policies;
+mod process;
 mod quota;
 mod registry;
 mod revoke;
@@ -29,16 +31,20 @@ mod tests;
 mod unopened;
 mod wrap;
 mod unsure;
+mod versions;
 
 pub use answer::{Answer, AuthView, Body, Failure, LeaseView, Request, WrapView};
 pub use declare::Declarations;
+pub use in_flight::{InFlight, InFlightRequest};
 pub use lockout::LockoutLimits;
 pub use mounts::{Mount, MountConfig, MountRecord, Mounts, NewMount};
 pub use passwords::Passwords;
 pub use plane::{ControlPlane, Engine, Parts, Settings};
 pub use policies::Policies;
+pub use process::{Process, Reloaded};
 pub(crate) use quota::EXEMPT;
 pub use quota::{LeaseCount, MOST_LEASES, Quotas, RateLimit, StoredQuotas};
 pub use registry::{BackendKind, Class, declarable, kinds};
 pub use system::{Serve, SystemCall, SystemHandler, SystemRoutes};
+pub use versions::Release;
 pub use wrap::Wrapping;

@@ -1,10 +1,10 @@
 //! The two lives of the server: the process, and the time it is unsealed.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use daypass_contract::{Clock, Entropy, Secret};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -13,10 +13,12 @@ use zeroize::Zeroizing;
 
 use super::answer::Failure;
 use super::declare::Declarations;
+use super::in_flight::InFlight;
 use super::lockout::{Lockout, LockoutLimits};
 use super::mounts::Mounts;
 use super::passwords::Passwords;
 use super::policies::Policies;
+use super::process::Process;
 use super::quota::{Quotas, RateLimit, StoredQuotas};
 use super::revoke::TokenReaper;
 use super::system::SystemRoutes;
@@ -100,13 +102,19 @@ pub struct ControlPlane {
     /// See [`Settings`].
     pub settings: Settings,
     pub(super) system: SystemRoutes,
-    pub(super) declarations: Declarations,
-    pub(super) quotas: Quotas,
+    /// What the configuration declares; a reload replaces it.
+    pub(super) declarations: ArcSwap<Declarations>,
+    /// The rate limits it declares.
+    pub quotas: Quotas,
+    /// Requests at work.
+    pub in_flight: InFlight,
+    /// The running program, once it has said what it can do.
+    pub(super) process: OnceLock<Arc<dyn Process>>,
     /// Work that must finish although its caller hung up.
     pub(super) tasks: TaskTracker,
-    open: ArcSwapOption<Engine>,
-    /// One opening or closing at a time.
-    turning: Mutex<()>,
+    pub(super) open: ArcSwapOption<Engine>,
+    /// One opening, closing or change of what is declared at a time.
+    pub(super) turning: Mutex<()>,
 }
 
 impl ControlPlane {
@@ -131,8 +139,10 @@ impl ControlPlane {
             entropy,
             settings,
             system,
-            declarations,
+            declarations: ArcSwap::from_pointee(declarations),
             quotas,
+            in_flight: InFlight::default(),
+            process: OnceLock::new(),
             tasks: TaskTracker::new(),
             open: ArcSwapOption::empty(),
             turning: Mutex::new(()),
@@ -161,6 +171,10 @@ impl ControlPlane {
             return Ok(engine);
         }
         let engine = Engine::start(self).await?;
+        if let Err(failure) = engine.note_version(crate::VERSION).await {
+            engine.stop().await;
+            return Err(failure);
+        }
         let failed = match self.apply_declarations(&engine).await {
             Ok(failed) => failed,
             Err(failure) => {
@@ -235,7 +249,7 @@ pub struct Engine {
     /// See [`Settings`].
     pub settings: Settings,
     pub(super) barrier: Arc<Barrier>,
-    pub(super) declared_policies: HashSet<String>,
+    pub(super) declared_policies: ArcSwap<HashSet<String>>,
     pub(super) audit: Arc<AuditLog>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Arc<dyn Entropy>,
@@ -281,12 +295,7 @@ impl Engine {
                 workers.clone(),
             ),
             settings: plane.settings.clone(),
-            declared_policies: plane
-                .declarations
-                .policies
-                .iter()
-                .map(|policy| policy.name.clone())
-                .collect(),
+            declared_policies: ArcSwap::from_pointee(plane.declarations.load().policy_names()),
             audit: Arc::clone(&plane.audit),
             clock: Arc::clone(&plane.clock),
             entropy: Arc::clone(&plane.entropy),
@@ -297,8 +306,9 @@ impl Engine {
             stop,
             workers,
         });
-        let declared = &plane.declarations.audit_devices;
-        if let Err(error) = engine.audit_devices.start(declared).await {
+        let declared = plane.declarations.load_full();
+        let started = engine.audit_devices.start(&declared.audit_devices).await;
+        if let Err(error) = started {
             engine.stop().await;
             return Err(error.into());
         }

@@ -2,6 +2,7 @@
 
 mod dev;
 mod log;
+mod operate;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,13 +10,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use daypass_contract::{Clock, Entropy};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::operate::Operator;
 use crate::api::{self, HttpLimits, Listener, ListenerError, Service, TlsFiles};
 use crate::audit::devices::{self, DeviceRules};
 use crate::audit::{AuditError, AuditLog};
-use crate::config::{self, ClientAuth, Config, ConfigErrors, SealSettings};
+use crate::config::{self, ClientAuth, Config, ConfigErrors, Fixed, SealSettings};
 use crate::engine::{self, ControlPlane, Declarations, Failure, Parts, Quotas, Settings};
 use crate::lease;
 use crate::storage::seal::{Keeper, Seal, SealError};
@@ -94,6 +97,9 @@ pub struct Server {
     service: Service,
     storage: Arc<dyn Storage>,
     grace: Duration,
+    operator: Arc<Operator>,
+    /// Reloads the configuration, where there is a file to reload.
+    hangup: Option<Signal>,
 }
 
 impl Server {
@@ -104,6 +110,7 @@ impl Server {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) =
             (Arc::new(SystemClock), Arc::new(SystemEntropy));
+        let (fixed, shown) = (Fixed::of(&config), config.sanitized());
         let options = crate::audit::Options {
             rotate_at_bytes: config.audit.rotate_bytes,
             ..Default::default()
@@ -155,24 +162,24 @@ impl Server {
         });
         let limits = HttpLimits::from(&config.limits);
         let service = Service::new(Arc::clone(&plane), limits);
-        let mut listeners = Vec::new();
+        let (mut listeners, mut identities) = (Vec::new(), Vec::new());
         for listener in config.listeners {
-            let tls = listener.tls.map(|tls| TlsFiles {
-                certificate: tls.cert_file,
-                key: tls.key_file,
-                client_ca: tls
-                    .client_ca_file
-                    .filter(|_| tls.client_auth != ClientAuth::None),
-                client_required: tls.client_auth == ClientAuth::Required,
-            });
-            listeners.push(Listener::bind(&listener.address, tls).await?);
+            let tls = listener.tls.map(tls_files);
+            let bound = Listener::bind(&listener.address, tls).await?;
+            identities.extend(bound.identity().map(|shown| (listener.address, shown)));
+            listeners.push(bound);
         }
+        let operator = Operator::new(&plane, fixed, shown, config.log.level, identities);
+        let operator = Arc::new(operator);
+        plane.attach(Arc::clone(&operator) as _);
         let server = Self {
             plane,
             listeners,
             service,
             storage,
             grace: config.limits.shutdown_grace,
+            operator,
+            hangup: None,
         };
         server.unseal_by_itself().await?;
         Ok(server)
@@ -194,6 +201,20 @@ impl Server {
         Ok(())
     }
 
+    /// Names the file that the configuration came from, to be read again at SIGHUP and when the API is asked to.
+    ///
+    /// # Errors
+    /// [`StartError::System`] where signals cannot be caught.
+    pub fn reload_from(&mut self, file: PathBuf) -> Result<(), StartError> {
+        let hangup = signal(SignalKind::hangup()).map_err(|source| StartError::System {
+            what: "signal handler",
+            source,
+        })?;
+        self.hangup = Some(hangup);
+        let _ = self.operator.file.set(file);
+        Ok(())
+    }
+
     /// The TCP addresses that were bound, with the ports that were chosen.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.listeners
@@ -208,6 +229,9 @@ impl Server {
         for listener in self.listeners {
             serving.spawn(listener.serve(self.service.clone(), stop.clone(), self.grace));
         }
+        if let Some(hangup) = self.hangup {
+            serving.spawn(self.operator.reload_on(hangup, stop.clone()));
+        }
         while serving.join_next().await.is_some() {}
         self.plane.finish(self.grace).await;
         if let Err(error) = self.storage.close().await {
@@ -216,6 +240,17 @@ impl Server {
         if let Err(error) = self.plane.audit.close() {
             tracing::error!(%error, "the audit log could not be closed");
         }
+    }
+}
+
+fn tls_files(tls: config::Tls) -> TlsFiles {
+    TlsFiles {
+        certificate: tls.cert_file,
+        key: tls.key_file,
+        client_ca: tls
+            .client_ca_file
+            .filter(|_| tls.client_auth != ClientAuth::None),
+        client_required: tls.client_auth == ClientAuth::Required,
     }
 }
 
@@ -236,7 +271,6 @@ pub fn load_config(path: &std::path::Path) -> Result<Config, ConfigErrors> {
 /// # Errors
 /// [`StartError::System`] where signals cannot be caught.
 pub fn stop_on_signals() -> Result<CancellationToken, StartError> {
-    use tokio::signal::unix::{SignalKind, signal};
     let system = |source| StartError::System {
         what: "signal handler",
         source,

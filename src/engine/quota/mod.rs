@@ -36,20 +36,38 @@ const COME_BACK: Duration = Duration::from_secs(5);
 /// The rate limits that the configuration declares.
 #[derive(Default)]
 pub struct Quotas {
-    declared: RateLimits,
+    declared: ArcSwap<RateLimits>,
 }
 
 impl Quotas {
     /// Full buckets for the declared quotas. The configuration has checked that rates are above zero.
     pub fn new(declared: Vec<config::Quota>) -> Self {
-        Self {
-            declared: RateLimits::new(declared.into_iter().map(RateLimit::from)),
-        }
+        let quotas = Self::default();
+        quotas.replace(declared);
+        quotas
+    }
+
+    /// Declares others instead. A limit that stays as it was keeps its buckets. Gives the names of those
+    /// that are new, other than before, or gone.
+    pub fn replace(&self, declared: Vec<config::Quota>) -> Vec<String> {
+        let before = self.declared.load_full();
+        let after = before.replaced_by(declared.into_iter().map(RateLimit::from));
+        let (old, new) = (before.all(), after.all());
+        let gone = old
+            .iter()
+            .filter(|limit| new.iter().all(|other| other.name != limit.name));
+        let changed = new.iter().filter(|limit| !old.contains(limit));
+        let names = gone
+            .chain(changed)
+            .map(|limit| limit.name.clone())
+            .collect();
+        self.declared.store(Arc::new(after));
+        names
     }
 
     /// The declared limits, in the order of their names.
     pub fn all(&self) -> Vec<RateLimit> {
-        self.declared.all()
+        self.declared.load().all()
     }
 
     /// Counts a request for `path` from `address`.
@@ -57,7 +75,7 @@ impl Quotas {
     /// # Errors
     /// [`Failure::TooMany`] where it comes too soon.
     pub fn check(&self, path: &str, address: Option<IpAddr>) -> Result<(), Failure> {
-        self.declared.check(path, address)
+        self.declared.load().check(path, address)
     }
 }
 
@@ -155,7 +173,7 @@ impl StoredQuotas {
             .collect()
     }
 
-    /// Writes a rate limit. Its buckets, and those of the others, are full again.
+    /// Writes a rate limit. Its buckets are full again.
     pub async fn put_rate(&self, limit: &RateLimit) -> Result<(), Failure> {
         let _change = self.changing.lock().await;
         self.put(RATES, &limit.name, limit).await?;
@@ -195,7 +213,8 @@ impl StoredQuotas {
 
     async fn load_rates(&self) -> Result<(), Failure> {
         let stored: Vec<RateLimit> = self.stored(RATES).await?;
-        self.rates.store(Arc::new(RateLimits::new(stored)));
+        let rates = self.rates.load().replaced_by(stored);
+        self.rates.store(Arc::new(rates));
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use governor::clock::{Clock as _, DefaultClock};
@@ -67,14 +68,19 @@ struct Limiter {
 #[derive(Default)]
 pub(crate) struct RateLimits {
     /// Longest path first.
-    limiters: Vec<Limiter>,
+    limiters: Vec<Arc<Limiter>>,
 }
 
 impl RateLimits {
-    /// Full buckets for these limits. One whose rate is not above zero is left out; whoever takes a
-    /// limit in has checked that.
-    pub(crate) fn new(limits: impl IntoIterator<Item = RateLimit>) -> Self {
-        let mut limiters: Vec<Limiter> = limits.into_iter().filter_map(limiter).collect();
+    /// These limits instead: full buckets, but for one that stays as it was. One whose rate is not above zero
+    /// is left out; whoever takes a limit in has checked that.
+    pub(crate) fn replaced_by(&self, limits: impl IntoIterator<Item = RateLimit>) -> Self {
+        let kept = |limit: RateLimit| {
+            let same = self.limiters.iter().find(|limiter| limiter.limit == limit);
+            same.map(Arc::clone)
+                .or_else(|| limiter(limit).map(Arc::new))
+        };
+        let mut limiters: Vec<Arc<Limiter>> = limits.into_iter().filter_map(kept).collect();
         limiters.sort_by_key(|limiter| std::cmp::Reverse(limiter.limit.path.len()));
         Self { limiters }
     }
@@ -95,7 +101,7 @@ impl RateLimits {
     /// # Errors
     /// [`Failure::TooMany`] where it comes too soon.
     pub(crate) fn check(&self, path: &str, address: Option<IpAddr>) -> Result<(), Failure> {
-        let fitting = |limiter: &&Limiter| path.starts_with(&limiter.limit.path);
+        let fitting = |limiter: &&Arc<Limiter>| path.starts_with(&limiter.limit.path);
         let Some(limiter) = self.limiters.iter().find(fitting) else {
             return Ok(());
         };
@@ -166,7 +172,7 @@ mod tests {
 
     #[test]
     fn the_longest_path_counts_and_an_empty_bucket_says_when_to_come_back() {
-        let limits = RateLimits::new([
+        let limits = RateLimits::default().replaced_by([
             limit("all", "", 2.0, 0),
             limit("secrets", "secret/", 1.0, 0),
         ]);
@@ -183,7 +189,7 @@ mod tests {
 
     #[test]
     fn each_address_has_a_bucket_and_may_be_kept_out() {
-        let limits = RateLimits::new([limit("all", "", 1.0, 1000)]);
+        let limits = RateLimits::default().replaced_by([limit("all", "", 1.0, 1000)]);
         let check = |address: &str| limits.check("a", Some(address.parse().unwrap()));
         check("10.0.0.1").unwrap();
         check("10.0.0.2").unwrap();
@@ -191,6 +197,17 @@ mod tests {
             let retry_after = refusal(check("::ffff:10.0.0.1")).1;
             assert!(retry_after > Duration::from_secs(900), "{retry_after:?}");
         }
+    }
+
+    #[test]
+    fn a_limit_that_stays_keeps_its_buckets() {
+        let limits =
+            RateLimits::default().replaced_by([limit("all", "", 1.0, 0), limit("a", "a/", 1.0, 0)]);
+        limits.check("b", None).unwrap();
+        limits.check("a/", None).unwrap();
+        let later = limits.replaced_by([limit("all", "", 1.0, 0), limit("a", "a/", 2.0, 0)]);
+        refusal(later.check("b", None));
+        later.check("a/", None).unwrap();
     }
 
     #[test]

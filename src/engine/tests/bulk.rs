@@ -162,10 +162,10 @@ async fn leases_are_forgotten_page_by_page() {
         let started = std::time::Instant::now();
         let mut warnings = Vec::new();
         let writes = world
-            .writes_of(async {
+            .writes_of(Box::pin(async {
                 let answer = world.ask(Operation::Write, path, json!({})).await.unwrap();
                 warnings = answer.warnings;
-            })
+            }))
             .await;
         eprintln!("{mood:?}: {writes} writes, {:?}", started.elapsed());
         assert!(world.leases().await.is_empty(), "{mood:?}");

@@ -211,26 +211,29 @@ async fn a_failed_write_is_tried_again_by_verifying() {
 #[tokio::test]
 async fn new_shares_of_any_numbers_take_over() {
     let (storage, _, mut shares) = initialized(3, 2).await;
-    let mut threshold = 2;
-    for (count, wanted) in [(5, 3), (1, 1), (4, 4), (2, 2)] {
+    let mut threshold = 2_usize;
+    for (count, wanted) in [(5_u8, 3_u8), (1, 1), (4, 4), (2, 2)] {
         let keeper = opened(
             Arc::clone(&storage) as Arc<dyn Storage>,
             &shares[..threshold],
         )
         .await;
-        let begun = keeper.begin_rekey(count, wanted, false).await.unwrap();
-        assert_eq!((begun.shares, begun.threshold), (count as u8, wanted as u8));
+        let begun = keeper
+            .begin_rekey(count.into(), wanted.into(), false)
+            .await
+            .unwrap();
+        assert_eq!((begun.shares, begun.threshold), (count, wanted));
         assert_eq!(usize::from(begun.required), threshold);
         let (new, verification) = remake(&keeper, &shares).await;
-        assert_eq!((new.len(), verification), (count, None));
+        assert_eq!((new.len(), verification), (usize::from(count), None));
         let status = keeper.status().await.unwrap();
-        assert_eq!(
-            (status.shares, status.threshold),
-            (count as u8, wanted as u8)
-        );
+        assert_eq!((status.shares, status.threshold), (count, wanted));
         assert!(!opens(&storage, &shares[..threshold]).await, "{count} old");
-        assert!(opens(&storage, &new[..wanted]).await, "{count} new");
-        (shares, threshold) = (new, wanted);
+        assert!(
+            opens(&storage, &new[..usize::from(wanted)]).await,
+            "{count} new"
+        );
+        (shares, threshold) = (new, wanted.into());
     }
 }
 
