@@ -7,7 +7,7 @@ use daypass_contract::{Access, Operation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{Answer, Failure, Serve, SystemCall, SystemRoutes, kinds};
+use crate::engine::{Answer, Class, Failure, Serve, SystemCall, SystemRoutes, kinds};
 
 /// The database products, which Vault's API counts as plugins of their own.
 const DATABASES: [&str; 1] = ["postgresql-database-plugin"];
@@ -101,11 +101,16 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
 
 /// The names of each type, in order.
 fn plugins() -> BTreeMap<&'static str, Vec<&'static str>> {
-    let secret = kinds().iter().map(|kind| kind.name).collect();
+    let of = |class: Class| {
+        let kinds = kinds().iter().filter(move |kind| kind.class == class);
+        kinds.map(|kind| kind.name)
+    };
+    let mut auth: Vec<&'static str> = of(Class::Auth).chain([TOKEN]).collect();
+    auth.sort_unstable();
     BTreeMap::from([
-        ("auth", vec![TOKEN]),
+        ("auth", auth),
         ("database", DATABASES.to_vec()),
-        ("secret", secret),
+        ("secret", of(Class::Secrets).collect()),
     ])
 }
 

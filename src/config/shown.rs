@@ -34,6 +34,10 @@ impl Config {
                 "header_timeout": self.limits.header_timeout.as_secs(),
                 "shutdown_grace": self.limits.shutdown_grace.as_secs(),
             },
+            "audit_devices": self.audit_devices.iter().map(|device| json!({
+                "path": device.path,
+                "type": device.kind,
+            })).collect::<Vec<_>>(),
             "mounts": self.mounts.iter().map(|mount| json!({
                 "path": mount.path,
                 "type": mount.backend,

@@ -17,13 +17,13 @@ use super::answer::{Failure, Request};
 use super::mounts::{MountConfig, MountRecord, NewMount};
 use super::plane::{ControlPlane, Engine};
 use crate::config;
-use crate::identity::{Removal, Validity};
+use crate::identity::{Principal, Removal, Validity};
 use crate::policy::{Policy, builtin};
 
-/// How long bringing about what is declared may take.
-const LONGEST: Duration = Duration::from_mins(10);
 /// Digests of what was written by declarations, by path.
 const DIGESTS: &str = "core/declared/";
+/// How long bringing about what is declared may take.
+const LONGEST: Duration = Duration::from_mins(10);
 
 /// What is declared in configuration files.
 #[derive(Default)]
@@ -151,14 +151,7 @@ impl ControlPlane {
         if declared.mounts.is_empty() {
             return Ok(());
         }
-        // It has an end, so that a crash before it is revoked leaves nothing that opens anything for long.
-        let validity = Validity {
-            ttl: Some(LONGEST),
-            ..Validity::default()
-        };
-        let (token, principal) = engine
-            .create_root_token_for("configuration", None, validity)
-            .await?;
+        let (token, principal) = token(engine).await?;
         let mut outcome = Ok(());
         'mounts: for mount in &declared.mounts {
             match declare_mount(engine, mount).await {
@@ -228,14 +221,7 @@ impl ControlPlane {
         engine: &Arc<Engine>,
         path: &str,
     ) -> Result<(), Failure> {
-        // It has an end, so that a crash before it is revoked leaves nothing that opens anything for long.
-        let validity = Validity {
-            ttl: Some(LONGEST),
-            ..Validity::default()
-        };
-        let (token, principal) = engine
-            .create_root_token_for("configuration", None, validity)
-            .await?;
+        let (token, principal) = token(engine).await?;
         let request = Request {
             id: uuid::Uuid::new_v4().to_string(),
             operation: Operation::Delete,
@@ -298,6 +284,18 @@ impl ControlPlane {
             .await?;
         Ok(Some(change))
     }
+}
+
+/// The token that writes what is declared. It has an end, so that a crash before it is revoked leaves nothing
+/// that opens anything for long.
+async fn token(engine: &Engine) -> Result<(Secret, Principal), Failure> {
+    let validity = Validity {
+        ttl: Some(LONGEST),
+        ..Validity::default()
+    };
+    engine
+        .create_root_token_for("configuration", None, validity)
+        .await
 }
 
 /// Something that a declaration changed.
