@@ -131,8 +131,9 @@ impl Queue {
         let mut busy: HashSet<String> = HashSet::new();
         let mut aside: VecDeque<(Instant, String)> = VecDeque::new();
         let mut failures = 0_u32;
-        // When the next subject may begin.
-        let mut turn = Instant::now();
+        // When the next subject may begin; at first as after a pause, as many as may catch up.
+        let begun = Instant::now();
+        let mut turn = begun.checked_sub(CATCH_UP).unwrap_or(begun);
         loop {
             let (limit, most_ahead) = match failures {
                 0 => (self.concurrency, self.concurrency * AHEAD),
