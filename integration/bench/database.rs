@@ -27,7 +27,7 @@ impl Database {
     }
 
     /// Mounts `database/` on it, with the role `bench`.
-    pub(crate) async fn set_up(&self, server: &Server) {
+    pub(crate) async fn set_up(&self, server: &Server, authentication: &str) {
         server
             .write("sys/mounts/database", json!({ "type": "database" }))
             .await;
@@ -40,6 +40,7 @@ impl Database {
             "connection_url": url,
             "username": Postgres::USER,
             "password": Postgres::PASSWORD,
+            "password_authentication": authentication,
             "allowed_roles": ["bench"],
             "max_open_connections": SESSIONS,
             "max_idle_connections": SESSIONS,

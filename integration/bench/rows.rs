@@ -22,10 +22,11 @@ pub(crate) enum Row {
     PkiIssue,
     PkiIssueUnstored,
     DatabaseCreds,
+    DatabaseCredsPlain,
 }
 
 impl Row {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Health,
         Self::KvRead,
         Self::KvWrite,
@@ -34,6 +35,7 @@ impl Row {
         Self::PkiIssue,
         Self::PkiIssueUnstored,
         Self::DatabaseCreds,
+        Self::DatabaseCredsPlain,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -46,6 +48,7 @@ impl Row {
             Self::PkiIssue => "pki-issue",
             Self::PkiIssueUnstored => "pki-issue-unstored",
             Self::DatabaseCreds => "database-creds",
+            Self::DatabaseCredsPlain => "database-creds-plain",
         }
     }
 
@@ -58,7 +61,8 @@ impl Row {
             Self::TokenCreate => "token create, ending after 3 s",
             Self::PkiIssue => "pki issue, EC P-256, stored",
             Self::PkiIssueUnstored => "pki issue, EC P-256, not stored",
-            Self::DatabaseCreds => "database creds, PostgreSQL",
+            Self::DatabaseCreds => "database creds, PostgreSQL, SCRAM verifier sent",
+            Self::DatabaseCredsPlain => "database creds, PostgreSQL, password sent",
         }
     }
 
@@ -80,16 +84,24 @@ impl Row {
             ),
             Self::PkiIssue => Ask::post("pki/issue/stored", CERTIFICATE),
             Self::PkiIssueUnstored => Ask::post("pki/issue/unstored", CERTIFICATE),
-            Self::DatabaseCreds => Ask::get("database/creds/bench"),
+            Self::DatabaseCreds | Self::DatabaseCredsPlain => Ask::get("database/creds/bench"),
+        }
+    }
+
+    /// How the password travels to PostgreSQL. The bare SQL sends it as it is.
+    fn authentication(self) -> &'static str {
+        match self {
+            Self::DatabaseCredsPlain => "password",
+            _ => "scram-sha-256",
         }
     }
 
     async fn set_up(self, server: &Server, database: Option<&Database>) {
         match self {
             Self::PkiIssue | Self::PkiIssueUnstored => set_up_pki(server).await,
-            Self::DatabaseCreds => {
+            Self::DatabaseCreds | Self::DatabaseCredsPlain => {
                 let database = database.expect("started for this row");
-                database.set_up(server).await;
+                database.set_up(server, self.authentication()).await;
             }
             _ => {}
         }
@@ -138,7 +150,8 @@ pub(crate) struct Rounds {
 }
 
 pub(crate) async fn measure(row: Row, settings: &Settings, site: &Site) -> Rounds {
-    let database = (row == Row::DatabaseCreds).then(Database::start);
+    let database =
+        matches!(row, Row::DatabaseCreds | Row::DatabaseCredsPlain).then(Database::start);
     let mut servers = Vec::new();
     for kind in Kind::ALL {
         if settings.wants_server(kind.name()) {

@@ -25,13 +25,22 @@ pub(crate) async fn generate(host: &Host, policy: Option<&str>) -> Result<Secret
 /// Has what common password checks ask for: a small and a capital letter, a digit, a hyphen, and a
 /// letter at both ends, so that no shell or URL takes it for an option.
 fn by_default(entropy: &dyn Entropy) -> Secret {
+    // Beyond the last multiple some letters would be more likely than others.
+    let fair = ALPHABET.len() * (256 / ALPHABET.len());
     loop {
-        let letters = (0..LENGTH).filter_map(|_| ALPHABET.get(entropy.below(ALPHABET.len())));
-        let password: Vec<u8> = letters.copied().collect();
+        // Drawn at once: asking for each letter costs more than all the rest.
+        let drawn = Secret::new(entropy.bytes::<{ LENGTH * 2 }>());
+        let drawn = drawn.expose().iter().map(|byte| usize::from(*byte));
+        let letters = drawn
+            .filter(|number| *number < fair)
+            .filter_map(|number| ALPHABET.get(number % ALPHABET.len()));
+        let mut password = Vec::with_capacity(LENGTH);
+        password.extend(letters.take(LENGTH).copied());
         let has = |test: fn(&u8) -> bool| password.iter().any(test);
         let letter = |end: Option<&u8>| end.is_some_and(u8::is_ascii_alphabetic);
         // Trying again keeps every password that is good enough equally likely.
-        if has(u8::is_ascii_lowercase)
+        if password.len() == LENGTH
+            && has(u8::is_ascii_lowercase)
             && has(u8::is_ascii_uppercase)
             && has(u8::is_ascii_digit)
             && password.contains(&b'-')

@@ -195,3 +195,17 @@ async fn what_is_put_on_the_agenda_is_expected_in_time() {
     };
     tokio::join!(adding, bench.until(gone(1)));
 }
+
+#[tokio::test]
+async fn many_that_end_at_once_are_spread() {
+    const MANY: u32 = 400;
+    let bench = Bench::new(64).await;
+    for number in 0..MANY {
+        bench.put(&format!("s-{number:03}")).await;
+    }
+    bench.clock.advance(Duration::from_secs(11));
+    let started = std::time::Instant::now();
+    bench.until(gone(MANY as usize)).await;
+    let least = (EVERY * (MANY - 1)).saturating_sub(CATCH_UP);
+    assert!(started.elapsed() >= least, "{:?}", started.elapsed());
+}
