@@ -120,15 +120,19 @@ impl AppRole {
         })
         .await?;
         let longest = self.host.system.max_ttl();
-        let reply = Reply::nothing();
-        Ok(if record.token.token_max_ttl > longest {
-            reply.warn(format!(
-                "token_max_ttl is greater than the mount's maximum TTL: tokens last {} s at most",
-                longest.as_secs()
-            ))
-        } else {
-            reply
-        })
+        let mut reply = Reply::nothing();
+        for (field, ttl) in [
+            ("token_max_ttl", record.token.token_max_ttl),
+            ("token_period", record.token.token_period),
+        ] {
+            if ttl > longest {
+                let longest = longest.as_secs();
+                reply = reply.warn(format!(
+                    "{field} is greater than the mount's maximum TTL: tokens last {longest} s at most"
+                ));
+            }
+        }
+        Ok(reply)
     }
 
     async fn delete_role(

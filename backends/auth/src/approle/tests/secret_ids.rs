@@ -280,3 +280,28 @@ async fn a_deleted_role_takes_its_secret_ids_along() {
         Value::Null
     );
 }
+
+#[tokio::test]
+async fn a_secret_id_made_while_its_role_is_deleted_does_not_outlive_it() {
+    for turns in 0..8 {
+        let (trial, role_id) = Trial::with_role(json!({})).await;
+        let delete = async {
+            for _ in 0..turns {
+                tokio::task::yield_now().await;
+            }
+            trial.mounted.delete("role/web").await
+        };
+        let body = json!({"ttl": 60});
+        let make = trial.mounted.write("role/web/secret-id", body);
+        let (made, deleted) = tokio::join!(make, delete);
+        deleted.unwrap();
+        assert_eq!(trial.kept(), (0, 0, 0), "{turns}");
+        if let Ok(made) = made {
+            let secret_id = text(&made["secret_id"]);
+            assert!(
+                is_refused(trial.login(&role_id, &secret_id).await),
+                "{turns}"
+            );
+        }
+    }
+}
