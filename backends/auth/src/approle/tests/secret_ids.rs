@@ -197,6 +197,41 @@ async fn a_secret_id_that_the_caller_chose_is_taken_once() {
 }
 
 #[tokio::test]
+async fn nothing_stored_tells_that_two_roles_have_the_same_secret_id() {
+    let (trial, _) = Trial::with_role(json!({})).await;
+    trial.mounted.write("role/api", json!({})).await.unwrap();
+    for role in ["web", "api"] {
+        let path = format!("role/{role}/custom-secret-id");
+        let body = json!({"secret_id": "s"});
+        trial.mounted.write(&path, body).await.unwrap();
+    }
+    let keys = trial.host.store.keys();
+    let hashes: std::collections::BTreeSet<_> = keys
+        .iter()
+        .filter(|key| key.starts_with("secret/"))
+        .filter_map(|key| key.rsplit('/').next())
+        .collect();
+    assert_eq!(hashes.len(), 2);
+}
+
+#[tokio::test]
+async fn an_end_that_is_no_longer_true_ends_nothing() {
+    let (trial, role_id) = Trial::with_role(json!({})).await;
+    let (secret_id, _) = trial.secret_id(json!({"ttl": 60})).await;
+    // As if it had been destroyed and registered again between the reading of the end and of the record.
+    let keys = trial.host.store.keys();
+    let end = keys.iter().find(|key| key.starts_with("expiry/")).unwrap();
+    let (_, of) = end.split_once('.').unwrap();
+    let old = format!("expiry/{:016}.{of}", 1);
+    let batch = daypass_contract::Batch::new().put(old, daypass_contract::Secret::new("{}"));
+    trial.host.host().store.apply(batch).await.unwrap();
+    let now = trial.host.clock.now();
+    trial.mounted.backend.maintain(now).await.unwrap();
+    assert_eq!(trial.kept(), (1, 1, 1));
+    assert!(trial.login(&role_id, &secret_id).await.is_ok());
+}
+
+#[tokio::test]
 async fn secret_ids_end_in_order_and_at_the_cost_of_what_is_due() {
     let (trial, role_id) = Trial::with_role(json!({})).await;
     let seconds = |n| Duration::from_secs(n);
