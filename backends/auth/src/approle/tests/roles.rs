@@ -136,6 +136,21 @@ async fn what_does_not_fit_is_refused_and_changes_nothing() {
             "local_secret_ids",
         ),
         ("role/web", json!({"policies": "root"}), "token_policies"),
+        (
+            "role/web",
+            json!({"token_bound_cidr": "10.0.0.0/8"}),
+            "token_bound_cidr",
+        ),
+        (
+            "role/web/secret-id",
+            json!({"secret_id_num_uses": 1}),
+            "secret_id_num_uses",
+        ),
+        (
+            "role/web/custom-secret-id",
+            json!({"secret_id": "x", "uses": 1}),
+            "uses",
+        ),
         ("role/web/role-id", json!({}), "role_id"),
         ("role/web/role-id", json!({"role_id": ""}), "role_id"),
     ];
