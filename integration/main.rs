@@ -24,6 +24,7 @@ mod crash;
 mod database;
 mod http;
 mod linter;
+mod logins;
 mod operation;
 mod operator;
 mod outage;

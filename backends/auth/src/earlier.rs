@@ -1,7 +1,7 @@
 //! Field names of earlier versions of the Vault API, which clients still send.
 //!
 //! A request may use either name; where it uses both, the present one holds. An answer shows a field
-//! under its earlier name too if that is how it was last set, as OpenBao does.
+//! under its earlier name too if the request that last set it used that, as OpenBao does.
 
 use std::collections::BTreeSet;
 
@@ -24,13 +24,13 @@ pub(crate) fn translate(names: &Names, body: &Body) -> Body {
     Body::new(fields)
 }
 
-/// Keeps in `used` the earlier names under which fields were last set, now that `body` has come.
+/// Keeps in `used` the earlier names that were used when their fields were last set, now by `body`.
 pub(crate) fn remember(names: &Names, body: &Body, used: &mut BTreeSet<String>) {
     for (earlier, present) in names {
-        if is_given(body.fields(), present) {
-            used.remove(*earlier);
-        } else if is_given(body.fields(), earlier) {
+        if is_given(body.fields(), earlier) {
             used.insert((*earlier).to_owned());
+        } else if is_given(body.fields(), present) {
+            used.remove(*earlier);
         }
     }
 }
@@ -77,7 +77,7 @@ mod tests {
             (
                 json!({"policies": "a", "token_policies": "b"}),
                 json!({"token_policies": "b"}),
-                vec![],
+                vec!["policies"],
             ),
             (
                 json!({"policies": "a", "token_policies": null}),

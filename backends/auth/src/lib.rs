@@ -15,6 +15,7 @@ mod again;
 pub mod approle;
 mod earlier;
 mod name;
+mod strict;
 pub mod userpass;
 
 /// What every method says of a lease it never gave.

@@ -15,6 +15,7 @@ use super::role::{RoleRecord, RoleRequest, RoleView};
 use super::roles::RoleName;
 
 /// An endpoint for one field.
+#[derive(Debug)]
 pub(super) struct Field {
     /// Its path.
     pub(super) pattern: &'static str,
@@ -142,7 +143,10 @@ impl AppRole {
             return Err(BackendError::field(field.name(), "is required"));
         }
         only.insert("role_name".into(), role.role_name.as_str().into());
-        self.change_role(&role.role_name, &Body::new(only)).await?;
+        let only = Body::new(only);
+        // An error names the field as the caller does.
+        only.decode::<RoleRequest>()?;
+        self.change_role(&role.role_name, &only).await?;
         Ok(Reply::nothing())
     }
 

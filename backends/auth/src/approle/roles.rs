@@ -13,6 +13,10 @@ use super::role::{RoleRecord, RoleRequest, RoleView};
 use super::store::{self, FoundRole, Pointer};
 use crate::again::until_settled;
 use crate::name;
+use crate::strict::refuse_unknown;
+
+/// What hvac calls `local_secret_ids`; OpenBao does not know it either.
+const IGNORED: &[&str] = &["enable_local_secret_ids"];
 
 /// A request about a role.
 #[derive(Deserialize, JsonSchema)]
@@ -103,6 +107,7 @@ impl AppRole {
         call: Call,
         request: RoleRequest,
     ) -> Result<Reply<()>, BackendError> {
+        refuse_unknown::<RoleRequest>(&call.body, IGNORED)?;
         let (name, role_id) = (&request.role.role_name, request.role.role_id.as_deref());
         let role_id = role_id.filter(|role_id| !role_id.is_empty());
         let record = until_settled(|| async {
@@ -120,15 +125,19 @@ impl AppRole {
         })
         .await?;
         let longest = self.host.system.max_ttl();
-        let reply = Reply::nothing();
-        Ok(if record.token.token_max_ttl > longest {
-            reply.warn(format!(
-                "token_max_ttl is greater than the mount's maximum TTL: tokens last {} s at most",
-                longest.as_secs()
-            ))
-        } else {
-            reply
-        })
+        let mut reply = Reply::nothing();
+        for (field, ttl) in [
+            ("token_max_ttl", record.token.token_max_ttl),
+            ("token_period", record.token.token_period),
+        ] {
+            if ttl > longest {
+                let longest = longest.as_secs();
+                reply = reply.warn(format!(
+                    "{field} is greater than the mount's maximum TTL: tokens last {longest} s at most"
+                ));
+            }
+        }
+        Ok(reply)
     }
 
     async fn delete_role(

@@ -16,6 +16,7 @@ use super::store::{self, End, FoundSecretId, Pointer};
 use super::{AppRole, only_looks};
 use crate::again::until_settled;
 use crate::name;
+use crate::strict::refuse_unknown;
 
 /// A secret id of fewer bytes may be within reach of guessing.
 const SHORT: usize = 20;
@@ -128,6 +129,7 @@ impl AppRole {
         call: Call,
         request: SecretIdFields,
     ) -> Result<Reply<NewSecretIdView>, BackendError> {
+        refuse_unknown::<SecretIdFields>(&call.body, &[])?;
         let secret_id = Secret::new(store::random_id(&*self.host.entropy));
         self.add(call, &request.role_name, secret_id).await
     }
@@ -137,6 +139,7 @@ impl AppRole {
         call: Call,
         request: SecretIdRequest,
     ) -> Result<Reply<NewSecretIdView>, BackendError> {
+        refuse_unknown::<CustomSecretIdFields>(&call.body, &[])?;
         let secret_id = request.secret_id;
         if secret_id.is_empty() {
             return Err(BackendError::field("secret_id", "must not be empty"));

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::again::until_settled;
+use crate::strict::refuse_unknown;
 use crate::{earlier, name};
 
 mod password;
@@ -200,6 +201,7 @@ impl UserPass {
         call: Call,
         request: WithToken<UserFields>,
     ) -> Result<Reply<()>, BackendError> {
+        refuse_unknown::<WithToken<UserFields>>(&call.body, &[])?;
         let username = &request.role.username;
         name::check("username", username)?;
         let (given, refused) = (&request.role.password, &request.role.password_hash);

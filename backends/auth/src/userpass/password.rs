@@ -2,11 +2,12 @@
 //!
 //! # Invariants
 //!
-//! * Hashing runs on a blocking thread, and on a few of them at once at most: it takes memory and time by
-//!   intention, and a flood of logins must not take all of either.
+//! * Hashing runs on a blocking thread, on a few of them at once, with few waiting: it takes memory and time
+//!   by intention, and a flood of logins must not take all of either.
 //! * Checking a password takes the same time whether there is a hash to compare with or not.
 
 use std::fmt;
+use std::time::Duration;
 
 use argon2::{Algorithm, Argon2, Params, Version};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -14,8 +15,20 @@ use daypass_contract::{BackendError, Entropy, Secret};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-/// Passwords hashed at once in the whole process, 19 MiB and some 20 ms of a core each.
-static TURNS: Semaphore = Semaphore::const_new(4);
+/// Room for hashing passwords.
+struct Room {
+    /// Those being hashed, 19 MiB and some 20 ms of a core each.
+    turns: Semaphore,
+    /// Those being hashed or waiting for it. More are turned away at once: whoever waits too long gives up,
+    /// and what was hashed for it was in vain.
+    places: Semaphore,
+}
+
+/// That of the whole process.
+static ROOM: Room = Room {
+    turns: Semaphore::const_new(4),
+    places: Semaphore::const_new(64),
+};
 
 const SALT: usize = 16;
 const HASH: usize = 32;
@@ -61,7 +74,7 @@ impl PasswordHash {
         salt: [u8; SALT],
         cost: Cost,
     ) -> Result<Self, BackendError> {
-        let hash = compute(password, salt.to_vec(), cost).await?;
+        let hash = ROOM.compute(password, salt.to_vec(), cost).await?;
         Ok(Self {
             cost,
             salt: hex::encode(salt),
@@ -83,7 +96,7 @@ impl PasswordHash {
             ),
             None => (vec![0; SALT], TODAY, vec![0; HASH]),
         };
-        let got = compute(password, salt, cost).await?;
+        let got = ROOM.compute(password, salt, cost).await?;
         let same = verify_slices_are_equal(got.expose(), &want).is_ok();
         Ok(same && hash.is_some())
     }
@@ -94,26 +107,40 @@ impl PasswordHash {
     }
 }
 
-async fn compute(password: &Secret, salt: Vec<u8>, cost: Cost) -> Result<Secret, BackendError> {
-    let failed = || BackendError::Internal("password cannot be hashed".into());
-    let params = Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(HASH));
-    let argon2 = Argon2::new(
-        Algorithm::Argon2id,
-        Version::V0x13,
-        params.map_err(|_| failed())?,
-    );
-    let turn = TURNS.acquire().await.map_err(|_| failed())?;
-    let password = password.duplicate();
-    let hashing = tokio::task::spawn_blocking(move || {
-        // Held until the work ends, even if nobody waits for it any more.
-        let _turn = turn;
-        let mut hash = vec![0; HASH];
-        let done = argon2.hash_password_into(password.expose(), &salt, &mut hash);
-        done.map(|()| Secret::new(hash))
-    });
-    match hashing.await {
-        Ok(Ok(hash)) => Ok(hash),
-        Ok(Err(_)) | Err(_) => Err(failed()),
+impl Room {
+    async fn compute(
+        &'static self,
+        password: &Secret,
+        salt: Vec<u8>,
+        cost: Cost,
+    ) -> Result<Secret, BackendError> {
+        let failed = || BackendError::Internal("password cannot be hashed".into());
+        let params = Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(HASH));
+        let argon2 = Argon2::new(
+            Algorithm::Argon2id,
+            Version::V0x13,
+            params.map_err(|_| failed())?,
+        );
+        let _place = self
+            .places
+            .try_acquire()
+            .map_err(|_| BackendError::Unavailable {
+                retry_after: Some(Duration::from_secs(1)),
+                source: "too many passwords are being checked".into(),
+            })?;
+        let turn = self.turns.acquire().await.map_err(|_| failed())?;
+        let password = password.duplicate();
+        let hashing = tokio::task::spawn_blocking(move || {
+            // Held until the work ends, even if nobody waits for it any more.
+            let _turn = turn;
+            let mut hash = vec![0; HASH];
+            let done = argon2.hash_password_into(password.expose(), &salt, &mut hash);
+            done.map(|()| Secret::new(hash))
+        });
+        match hashing.await {
+            Ok(Ok(hash)) => Ok(hash),
+            Ok(Err(_)) | Err(_) => Err(failed()),
+        }
     }
 }
 
@@ -190,5 +217,31 @@ mod tests {
             let hash = PasswordHash::at_cost(&secret, [7; SALT], cost).await;
             assert_eq!(hash.unwrap().hash, want, "{password}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_flood_is_turned_away_and_leaves_nothing_behind() {
+        static ROOM: Room = Room {
+            turns: Semaphore::const_new(1),
+            places: Semaphore::const_new(3),
+        };
+        let small = Cost {
+            memory_kib: 4096,
+            passes: 1,
+            lanes: 1,
+        };
+        let attempt = async || ROOM.compute(&Secret::new("p"), vec![0; SALT], small).await;
+        // One after the other, each is polled before the next, and none is done by then.
+        let (one, two, three, four) = tokio::join!(attempt(), attempt(), attempt(), attempt());
+        assert!(one.is_ok() && two.is_ok() && three.is_ok());
+        assert!(matches!(four, Err(BackendError::Unavailable { .. })));
+        assert!(attempt().await.is_ok());
+        assert_eq!(
+            (
+                ROOM.turns.available_permits(),
+                ROOM.places.available_permits()
+            ),
+            (1, 3)
+        );
     }
 }

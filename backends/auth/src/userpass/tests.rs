@@ -128,6 +128,11 @@ async fn a_user_is_written_shown_listed_and_deleted() {
         ),
         ("users/ann", json!({"bound_cidrs": "x"}), "bound_cidrs"),
         ("users/ann", json!({"policies": "root"}), "token_policies"),
+        (
+            "users/ann",
+            json!({"token_bound_cidr": "::1"}),
+            "token_bound_cidr",
+        ),
     ];
     for (path, body, field) in wrong {
         let error = mounted.write(path, body.clone()).await.unwrap_err();
