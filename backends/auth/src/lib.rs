@@ -16,6 +16,9 @@ pub mod approle;
 mod earlier;
 mod name;
 mod strict;
+mod federated;
+pub mod jwt;
+pub mod kubernetes;
 pub mod userpass;
 
 /// What every method says of a lease it never gave.
