@@ -58,8 +58,7 @@ impl<T: JsonSchema> JsonSchema for RoleRequest<T> {
         let mut schema = WithToken::<T>::json_schema(generator);
         if let Some(Value::Object(properties)) = schema.get_mut("properties") {
             for (earlier, present) in EARLIER {
-                let said =
-                    json!({ "description": format!("Earlier name of {present}."), "deprecated": true });
+                let said = json!({ "description": format!("Earlier name of {present}."), "deprecated": true });
                 properties.insert((*earlier).to_owned(), said);
             }
         }

@@ -23,8 +23,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::name;
 use crate::federated::{RoleRequest, refuse_unknown, token_text};
+use crate::name;
 use config::{BROWSER_ONLY, Config, Keys, Verifier, refuse_browser_flow};
 use jws::Unverified;
 use role::{Role, RoleFields};
