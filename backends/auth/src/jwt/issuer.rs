@@ -160,8 +160,9 @@ impl RemoteKeys {
             if known.asked_at.is_some_and(|at| apart(at, now) < PAUSE) {
                 return;
             }
-            // Before it is asked: a caller that goes away leaves no trace of the answer.
+            // Before it is asked: should the caller go away meanwhile, no more is known than this.
             known.asked_at = Some(now);
+            known.failed = Some(Failed::TimedOut);
         }
         let fetched = self.fetch().await;
         let (now, mut known) = (self.clock.now(), self.known());

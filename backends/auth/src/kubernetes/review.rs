@@ -8,6 +8,7 @@ use reqwest::Url;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::NOBODY;
 use crate::federated::{Failed, Upstream};
 
 /// How a service account's user name begins.
@@ -76,12 +77,15 @@ pub(crate) async fn review(
         "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": spec,
     });
     let reviewer = reviewer.expose_str().unwrap_or_default();
+    let own = reviewer == token;
     let request = upstream.post(url).bearer_auth(reviewer).json(&question);
     let server = "the API server";
     let answered = upstream.send(request).await;
     let (status, body) = answered.map_err(|failed| failed.unavailable(server))?;
     match status {
         200 | 201 => {}
+        // The caller's own token was shown, and it is no good.
+        401 if own => return Err(NOBODY),
         401 => {
             return Err(BackendError::Refused {
                 reason: "the API server does not know token_reviewer_jwt (401)".into(),
@@ -104,20 +108,19 @@ pub(crate) async fn review(
         audiences,
         error,
     } = review.status;
-    let nobody = Err(BackendError::LoginFailed("permission denied"));
     // An answer that says both is not one to rely on.
     if !authenticated || !error.is_empty() {
-        return nobody;
+        return Err(NOBODY);
     }
     // An authenticator that knows nothing of audiences leaves them out: the token may be for anyone.
     if !audience.is_empty() && !audiences.iter().any(|named| named == audience) {
-        return nobody;
+        return Err(NOBODY);
     }
     let Some((namespace, name)) = ServiceAccount::parse(&user.username) else {
-        return nobody;
+        return Err(NOBODY);
     };
     if user.uid.is_empty() {
-        return nobody;
+        return Err(NOBODY);
     }
     Ok(ServiceAccount {
         namespace: namespace.to_owned(),

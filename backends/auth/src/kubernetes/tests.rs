@@ -319,8 +319,8 @@ async fn in_a_pod_its_own_service_account_asks() {
         Err(BackendError::Unavailable { .. })
     ));
     fs::write(folder.path().join("ca.crt"), cluster.pem()).unwrap();
-    // No token of its own: the caller's is shown, which this cluster does not let review.
-    assert!(matches!(login().await, Err(BackendError::Refused { .. })));
+    // No token of its own: the caller's is shown, which this cluster does not know.
+    assert!(matches!(login().await, Err(BackendError::LoginFailed(_))));
     let shown = cluster.requests().pop().unwrap().authorization;
     assert_eq!(shown, format!("Bearer {token}"));
     fs::write(folder.path().join("token"), "reviewer\n").unwrap();
