@@ -386,7 +386,7 @@ async fn configuration_and_roles_are_checked_and_read_as_they_were_written() {
         ),
         (
             "config",
-            json!({"kubernetes_host": url, "kubernetes_ca": "x"}),
+            json!({"kubernetes_host": url, "kubernetes_ca_crt": "x"}),
             "\"kubernetes_ca_cert\"?",
         ),
         ("role/x", both(json!("*"), json!("*")), "every pod"),
