@@ -4,8 +4,8 @@
 //! # Invariants
 //!
 //! * **Nothing in a token counts before its signature does**, and only by the keys and algorithms that the
-//!   mount trusts ([`jws`]).
-//! * **No role lets in everyone** whom the issuer knows ([`role`]).
+//!   mount trusts (`jws`).
+//! * **No role lets in everyone** whom the issuer knows (`role`).
 //! * **A refusal names a claim, never its value.** What is wrong with a signature is not told; a caller whose
 //!   token holds is told which claim does not fit, because that is all a pipeline's log has to go by.
 //!

@@ -4,8 +4,8 @@
 //! # Invariants
 //!
 //! * **The API server decides.** It is asked about each login; what the token says of itself only saves
-//!   questions whose answer would not matter ([`review`]).
-//! * **No role lets in every pod** of the cluster ([`role`]).
+//!   questions whose answer would not matter (`review`).
+//! * **No role lets in every pod** of the cluster (`role`).
 //! * **The reviewer's token leaves only towards the API server**, over TLS with the authority that was given.
 
 use std::collections::BTreeMap;
