@@ -1,8 +1,8 @@
 //! What the methods share that trust a token of someone else: asking an upstream over HTTPS, patterns of
 //! names, and requests about roles.
 
-use daypass_contract::body::{SAFE, nearest};
-use daypass_contract::{Body, BodyError, Secret, TokenFields, WithToken};
+use daypass_contract::body::SAFE;
+use daypass_contract::{Body, Secret, TokenFields, WithToken};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, de};
@@ -63,36 +63,6 @@ impl<T: JsonSchema> JsonSchema for RoleRequest<T> {
             }
         }
         schema
-    }
-}
-
-/// Refuses a field that neither `T` nor `ignored` has: a bound that nobody understood must not be dropped.
-/// `deny_unknown_fields` cannot do it for [`WithToken`], which reads the same fields twice.
-///
-/// # Errors
-/// Which field.
-pub(crate) fn refuse_unknown<T: JsonSchema>(
-    body: &Body,
-    ignored: &[&str],
-) -> Result<(), BodyError> {
-    let schema = schemars::schema_for!(T);
-    let known = schema.get("properties").and_then(Value::as_object);
-    let names = || known.into_iter().flat_map(Map::keys).map(String::as_str);
-    let unknown = body.fields().keys().find(|name| {
-        !names().any(|known| known == name.as_str()) && !ignored.contains(&name.as_str())
-    });
-    match unknown {
-        None => Ok(()),
-        Some(name) => {
-            let hint = nearest(name, names())
-                .map_or_else(String::new, |near| format!("; did you mean \"{near}\"?"));
-            // A client that swaps name and value makes the name a secret.
-            let shown = Some(name.as_str()).filter(|name| name.len() <= 64);
-            Err(BodyError::new(
-                shown.unwrap_or("(not a name)"),
-                format!("is not known here{hint}"),
-            ))
-        }
     }
 }
 

@@ -23,8 +23,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::federated::{RoleRequest, refuse_unknown, token_text};
+use crate::federated::{RoleRequest, token_text};
 use crate::name;
+use crate::strict::refuse_unknown;
 use config::{BROWSER_ONLY, Config, Keys, Verifier, refuse_browser_flow};
 use jws::Unverified;
 use role::{Role, RoleFields};

@@ -22,9 +22,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
-use crate::federated::{RoleRequest, Upstream, refuse_unknown, token_text};
+use crate::federated::{RoleRequest, Upstream, token_text};
 use crate::jwt::unverified_claims;
 use crate::name;
+use crate::strict::refuse_unknown;
 use config::{Config, ConfigRequest, ConfigView, Pod};
 use review::{ServiceAccount, review};
 use role::{AliasNameSource, Role, RoleFields};
