@@ -22,6 +22,7 @@ mod canary;
 mod clients;
 mod crash;
 mod database;
+mod federated_logins;
 mod http;
 mod linter;
 mod logins;

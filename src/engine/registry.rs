@@ -69,10 +69,29 @@ pub fn kinds() -> &'static [BackendKind] {
             open: |host| Box::pin(async { daypass_database::open(host).await }),
         },
         BackendKind {
+            name: "jwt",
+            class: Class::Auth,
+            summary: "Tokens that an issuer signed: CI systems, clusters, clouds",
+            open: |host| Box::pin(async { daypass_auth::jwt::open(host).await }),
+        },
+        BackendKind {
+            name: "kubernetes",
+            class: Class::Auth,
+            summary: "Service accounts, which their cluster vouches for",
+            open: |host| Box::pin(async { daypass_auth::kubernetes::open(host).await }),
+        },
+        BackendKind {
             name: "kv",
             class: Class::Secrets,
             summary: "Versioned secrets",
             open: |host| Box::pin(async { daypass_kv::open(host).await }),
+        },
+        // Clients ask for jwt logins under this name too; the browser flow is refused with a reason.
+        BackendKind {
+            name: "oidc",
+            class: Class::Auth,
+            summary: "The same as jwt; there is no browser flow",
+            open: |host| Box::pin(async { daypass_auth::jwt::open(host).await }),
         },
         BackendKind {
             name: "pki",

@@ -6,7 +6,8 @@
 //!
 //! # Invariants
 //!
-//! * **A failed login says nothing.** Whatever part of the proof was wrong, text and status are the same.
+//! * **A failed login says nothing** where a proof could be guessed: whatever part of it was wrong, text and
+//!   status are the same. (A signature cannot be guessed: `jwt` and `kubernetes` say which claim does not fit.)
 //! * **What logs in is not readable at rest.** Passwords and secret ids are kept as hashes.
 
 use daypass_contract::{BackendError, Host, Revocability};
@@ -16,6 +17,9 @@ pub mod approle;
 mod earlier;
 mod name;
 mod strict;
+mod federated;
+pub mod jwt;
+pub mod kubernetes;
 pub mod userpass;
 
 /// What every method says of a lease it never gave.

@@ -11,16 +11,20 @@
 )]
 
 mod host;
+mod https;
 mod leak;
 mod mounted;
 mod postgres;
 mod requests;
+mod signer;
 mod store;
 mod suite;
 
 pub use crate::host::{ManualClock, SeededEntropy, TestHost, TestSystem};
+pub use crate::https::{Https, HttpsReply, HttpsRequest};
 pub use crate::mounted::{Answer, Issued, Kind, Mounted};
 pub use crate::postgres::{Postgres, PostgresOptions};
+pub use crate::signer::{Signer, jwks};
 pub use crate::store::MemoryStore;
 pub use crate::suite::{Case, Subject, run, run_unleased};
 
