@@ -9,6 +9,10 @@ mod auth_token_roles;
 mod cubbyhole;
 mod envelope;
 mod error;
+mod identity_alias;
+mod identity_entity;
+mod identity_group;
+mod identity_lookup;
 mod listener;
 mod openapi;
 mod service;
@@ -67,6 +71,10 @@ pub fn system_routes() -> SystemRoutes {
     sys_plugins::routes(&mut routes);
     sys_config::routes(&mut routes);
     auth_token::routes(&mut routes);
+    identity_entity::routes(&mut routes);
+    identity_alias::routes(&mut routes);
+    identity_group::routes(&mut routes);
+    identity_lookup::routes(&mut routes);
     auth_token_create::routes(&mut routes);
     auth_token_roles::routes(&mut routes);
     routes

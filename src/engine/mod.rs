@@ -32,6 +32,7 @@ mod unopened;
 mod wrap;
 mod unsure;
 mod versions;
+mod withdraw;
 
 pub use answer::{Answer, AuthView, Body, Failure, LeaseView, Request, WrapView};
 pub use declare::Declarations;

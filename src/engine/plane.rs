@@ -22,9 +22,10 @@ use super::process::Process;
 use super::quota::{Quotas, RateLimit, StoredQuotas};
 use super::revoke::TokenReaper;
 use super::system::SystemRoutes;
+use super::withdraw::EntityReaper;
 use crate::audit::devices::{DeviceError, DeviceRules, Devices};
 use crate::audit::{AuditKeys, AuditLog};
-use crate::identity::{NewToken, Principal, TokenKind, Tokens, Validity};
+use crate::identity::{Identity, NewToken, Principal, TokenKind, Tokens, Validity};
 use crate::lease::{Leases, Limits, Queue};
 use crate::storage::Barrier;
 use crate::storage::seal::Keeper;
@@ -234,6 +235,8 @@ impl ControlPlane {
 pub struct Engine {
     /// Tokens.
     pub tokens: Tokens,
+    /// Entities, aliases and groups.
+    pub identity: Identity,
     /// Policies by name, compiled.
     pub policies: Policies,
     /// Password policies.
@@ -255,6 +258,7 @@ pub struct Engine {
     pub(super) entropy: Arc<dyn Entropy>,
     pub(super) token_queue: Arc<Queue>,
     pub(super) lockout: Lockout,
+    pub(super) identity_queue: Arc<Queue>,
     /// Since when it is unsealed.
     pub(super) started_at: SystemTime,
     pub(super) stop: CancellationToken,
@@ -275,12 +279,23 @@ impl Engine {
             plane.settings.revoke_concurrency,
         );
         let (stop, workers) = (CancellationToken::new(), TaskTracker::new());
+        let withdrawals = Queue::new(
+            Identity::QUEUE.to_owned(),
+            Arc::clone(&barrier),
+            Arc::clone(&plane.clock),
+            plane.settings.revoke_concurrency,
+        );
         let engine = Arc::new(Self {
             tokens: Tokens::open(
                 Arc::clone(&barrier),
                 Arc::clone(&plane.clock),
                 Arc::clone(&plane.entropy),
             )?,
+            identity: Identity::open(
+                Arc::clone(&barrier),
+                Arc::clone(&plane.clock),
+                Arc::clone(&plane.entropy),
+            ),
             policies: Policies::open(Arc::clone(&barrier)).await?,
             passwords: Passwords::open(Arc::clone(&barrier), Arc::clone(&plane.entropy)),
             quotas: StoredQuotas::open(Arc::clone(&barrier)).await?,
@@ -302,6 +317,7 @@ impl Engine {
             barrier,
             token_queue: queue,
             lockout: Lockout::new(plane.settings.lockout),
+            identity_queue: withdrawals,
             started_at: plane.clock.now(),
             stop,
             workers,
@@ -321,6 +337,10 @@ impl Engine {
         engine
             .workers
             .spawn(Arc::clone(&engine.token_queue).run(reaper, engine.stop.clone()));
+        let reaper = Arc::new(EntityReaper::new(&engine));
+        engine
+            .workers
+            .spawn(Arc::clone(&engine.identity_queue).run(reaper, engine.stop.clone()));
         Ok(engine)
     }
 
