@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::rfc3339;
 use crate::engine::{Answer, Engine, Failure, Serve, SystemCall, SystemRoutes};
-use crate::identity::{Accessor, Principal, Removal, TokenId, TokenKind, TokenRecord};
+use crate::identity::{Accessor, Principal, Removal};
 
 /// Accessors that a list gives at most.
 const MOST_ACCESSORS: usize = 100_000;
@@ -55,6 +55,8 @@ struct TokenView {
     #[serde(skip_serializing_if = "Option::is_none")]
     period: Option<u64>,
     policies: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    identity_policies: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     bound_cidrs: Vec<Cidr>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -169,13 +171,12 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
         .access = Access::Sudo;
 }
 
-fn token_view(
-    text: Option<Secret>,
-    id: Option<&TokenId>,
-    record: &TokenRecord,
-    kind: TokenKind,
-    now: SystemTime,
-) -> TokenView {
+fn token_view(text: Option<Secret>, principal: &Principal, now: SystemTime) -> TokenView {
+    let (id, record, kind) = (
+        principal.token.as_ref(),
+        &principal.record,
+        principal.kind(),
+    );
     let unix = |at: SystemTime| daypass_contract::millis::of(at) / 1000;
     TokenView {
         accessor: id.map_or_else(String::new, |id| id.accessor().to_string()),
@@ -195,6 +196,7 @@ fn token_view(
         path: record.path.clone(),
         period: record.period.map(|period| period.as_secs()),
         policies: record.policies.clone(),
+        identity_policies: principal.identity_policies().to_vec(),
         bound_cidrs: record.bound_cidrs.clone(),
         role: record.role.clone(),
         renewable: record.renewable,
@@ -206,13 +208,7 @@ fn token_view(
 async fn lookup_self(call: SystemCall, _: NoFields) -> Result<Answer, Failure> {
     let principal = call.principal()?;
     let text = call.token.as_ref().map(Secret::duplicate);
-    Answer::data(&token_view(
-        text,
-        principal.token.as_ref(),
-        &principal.record,
-        principal.kind(),
-        call.now,
-    ))
+    Answer::data(&token_view(text, principal, call.now))
 }
 
 async fn lookup(call: SystemCall, request: TokenRequest) -> Result<Answer, Failure> {
@@ -222,30 +218,19 @@ async fn lookup(call: SystemCall, request: TokenRequest) -> Result<Answer, Failu
     let principal = call.engine()?.authenticate(&token).await?;
     // As the peer: 403, so that the answer does not tell a wrong token from a path one may not use.
     let principal = principal.ok_or(Failure::Denied)?;
-    Answer::data(&token_view(
-        Some(token),
-        principal.token.as_ref(),
-        &principal.record,
-        principal.kind(),
-        call.now,
-    ))
+    Answer::data(&token_view(Some(token), &principal, call.now))
 }
 
 async fn lookup_accessor(call: SystemCall, request: AccessorRequest) -> Result<Answer, Failure> {
-    let (id, record) = by_accessor(&*call.engine()?, &request).await?;
-    Answer::data(&token_view(
-        None,
-        Some(&id),
-        &record,
-        TokenKind::Service,
-        call.now,
-    ))
+    let engine = call.engine()?;
+    let principal = by_accessor(&engine, &request).await?;
+    // One whose entity is disabled opens nothing, and can be looked at all the same.
+    let complete = engine.complete(principal.clone()).await?;
+    let principal = complete.unwrap_or(principal);
+    Answer::data(&token_view(None, &principal, call.now))
 }
 
-async fn by_accessor(
-    engine: &Engine,
-    request: &AccessorRequest,
-) -> Result<(TokenId, TokenRecord), Failure> {
+async fn by_accessor(engine: &Engine, request: &AccessorRequest) -> Result<Principal, Failure> {
     let accessor = request
         .accessor
         .as_deref()
@@ -259,7 +244,8 @@ async fn by_accessor(
         .get(&id)
         .await?
         .filter(|record| !record.revoked);
-    Ok((id, record.ok_or_else(invalid)?))
+    let record = record.ok_or_else(invalid)?;
+    Ok(Principal::new(Some(id), std::sync::Arc::new(record)))
 }
 
 async fn renew_self(call: SystemCall, request: TokenRequest) -> Result<Answer, Failure> {
@@ -281,8 +267,7 @@ async fn renew(call: SystemCall, request: TokenRequest) -> Result<Answer, Failur
 }
 
 async fn renew_accessor(call: SystemCall, request: AccessorRequest) -> Result<Answer, Failure> {
-    let (id, record) = by_accessor(&*call.engine()?, &request).await?;
-    let principal = Principal::new(Some(id), std::sync::Arc::new(record));
+    let principal = by_accessor(&*call.engine()?, &request).await?;
     renew_token(&call, None, &principal, request.increment).await
 }
 
@@ -347,8 +332,9 @@ async fn remove(
 
 async fn revoke_accessor(call: SystemCall, request: AccessorRequest) -> Result<Answer, Failure> {
     let engine = call.engine()?;
-    let (id, _) = by_accessor(&engine, &request).await?;
-    engine.revoke_token(&id, Removal::WithChildren).await?;
+    if let Some(id) = by_accessor(&engine, &request).await?.token {
+        engine.revoke_token(&id, Removal::WithChildren).await?;
+    }
     Ok(Answer::nothing())
 }
 

@@ -200,6 +200,12 @@ async fn create(
         None | Some("") => path,
         Some(suffix) => format!("{path}/{suffix}"),
     };
+    let entity_id = match alias(&request, role.as_ref())? {
+        Some(name) => Some(engine.entity_of_token_alias(&name).await?),
+        // Whom the caller stands for, its token does; one without a parent stands for nobody.
+        None if without_parent => None,
+        None => parent.entity_id.clone(),
+    };
     let new = NewToken {
         kind,
         text: request.id,
@@ -214,10 +220,7 @@ async fn create(
         meta: request.meta.unwrap_or_default(),
         validity,
         uses,
-        // Whom the caller stands for, its token does; one without a parent stands for nobody.
-        entity_id: (!without_parent)
-            .then(|| parent.entity_id.clone())
-            .flatten(),
+        entity_id,
         origin: None,
         role: role_name,
         bound_cidrs: role.map_or_else(Vec::new, |role| role.token.token_bound_cidrs),
@@ -241,15 +244,6 @@ fn check_rights(
 ) -> Result<(), Failure> {
     let needs =
         |what: &str| Failure::Invalid(format!("{what} needs a root token or \"sudo\" on {path}"));
-    if request
-        .entity_alias
-        .as_ref()
-        .is_some_and(|alias| !alias.is_empty())
-    {
-        return Err(Failure::Unsupported(
-            "entity aliases are not available yet: leave entity_alias out".into(),
-        ));
-    }
     if request.id.is_some() && !root {
         return Err(Failure::Invalid(
             "field \"id\": only a root token may choose the text of a token".into(),
@@ -270,6 +264,30 @@ fn check_rights(
         return Err(needs("field \"period\":"));
     }
     Ok(())
+}
+
+/// The alias that the token is asked to stand for. Only a role can allow that.
+fn alias(request: &CreateRequest, role: Option<&TokenRole>) -> Result<Option<String>, Failure> {
+    let Some(name) = request
+        .entity_alias
+        .as_ref()
+        .filter(|name| !name.is_empty())
+    else {
+        return Ok(None);
+    };
+    let Some(role) = role else {
+        return Err(Failure::Invalid(
+            "field \"entity_alias\": 'entity_alias' is only allowed in combination with token role"
+                .into(),
+        ));
+    };
+    let name = name.to_lowercase();
+    if role.allows_alias(&name) {
+        return Ok(Some(name));
+    }
+    Err(Failure::Invalid(
+        "field \"entity_alias\": the role does not allow it: see its allowed_entity_aliases".into(),
+    ))
 }
 
 /// Service or batch: the role decides where it has an opinion.

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::identity_entity::{IdRequest, PageRequest, listed, some, some_pairs};
 use super::rfc3339;
-use crate::engine::{Answer, Engine, Failure, Serve, SystemCall, SystemRoutes};
+use crate::engine::{
+    Answer, Engine, Failure, Serve, SystemCall, SystemRoutes, TOKEN_ACCESSOR, token_method,
+};
 use crate::identity::{Alias, AliasPatch, GroupAlias, LoginMount};
 
 #[derive(Deserialize, JsonSchema)]
@@ -152,12 +154,8 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
 /// The mount of an accessor.
 pub(super) fn mount(engine: &Engine, accessor: &str) -> Result<LoginMount, Failure> {
     // The token method has no mount of its own.
-    if accessor == "token_builtin" {
-        return Ok(LoginMount {
-            accessor: accessor.to_owned(),
-            path: "auth/token/".into(),
-            kind: "token".into(),
-        });
+    if accessor == TOKEN_ACCESSOR {
+        return Ok(token_method());
     }
     let record = engine
         .mounts

@@ -3,6 +3,7 @@
 //! `auth method → alias → entity → policies → token`. An auth method says who the caller is and what its
 //! role allows; everything that follows is decided here.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,10 +15,14 @@ use daypass_contract::{
 use super::answer::{Answer, AuthView, Body, Failure};
 use super::mounts::{Mount, MountRecord};
 use super::plane::Engine;
-use crate::identity::{NewToken, Origin, Principal, Removal, TokenId, TokenKind, Validity};
-use crate::lease::{LONGEST, Limits, clamp, renewed_end};
+use crate::identity::{
+    AliasClaim, LoginMount, NewToken, Origin, Principal, Removal, TokenId, TokenKind, Validity,
+};
+use crate::lease::{LONGEST, LeaseId, Limits, clamp, renewed_end};
 use crate::policy::{Grant, builtin};
 
+/// Names the token method, which is always there.
+pub const TOKEN_ACCESSOR: &str = "token_builtin";
 /// Tokens read from an index at a time.
 const PAGE: usize = 500;
 
@@ -71,14 +76,24 @@ impl Engine {
         login: Login,
     ) -> Result<Answer, Failure> {
         let Login {
-            alias: _,
+            alias,
             display_name,
             metadata,
-            groups: _,
+            groups,
             token,
             renewal,
             warnings,
         } = login;
+        let from = LoginMount {
+            accessor: record.accessor.clone(),
+            path: format!("{}/", record.path),
+            kind: record.kind.clone(),
+        };
+        let claim = AliasClaim {
+            name: alias.name,
+            metadata: alias.metadata,
+        };
+        let standing = self.identity.login(&from, &claim, &groups).await?;
         let limits = mount.limits(self.settings.ttl);
         let kind = kind(token.token_type, record.config.token_type);
         let (validity, mut more) = validity(&token, kind, limits);
@@ -101,7 +116,7 @@ impl Engine {
             meta: metadata,
             validity,
             uses: Some(token.token_num_uses).filter(|uses| *uses > 0 && kind == TokenKind::Service),
-            entity_id: None,
+            entity_id: Some(standing.id.clone()),
             origin: Some(Origin {
                 mount: record.id.clone(),
                 renewal: (kind == TokenKind::Service).then_some(renewal),
@@ -113,18 +128,22 @@ impl Engine {
         if let Some(end) = principal.record.ends_at {
             self.expect_token_end(end);
         }
-        // The mount may have begun to leave meanwhile, and its tokens have been counted already.
-        if let Some(id) = &principal.token
-            && self
-                .mounts
-                .by_id(&record.id)
-                .is_none_or(|mount| mount.record().leaving)
-        {
-            self.revoke_token(id, Removal::WithChildren).await?;
-            return Err(Failure::Unavailable(
-                "the auth method is being disabled".into(),
-            ));
-        }
+        // The mount may have begun to leave meanwhile, or the entity been disabled, after their tokens were
+        // counted.
+        let leaving = self
+            .mounts
+            .by_id(&record.id)
+            .is_none_or(|mount| mount.record().leaving);
+        let id = principal.token.clone();
+        let principal = match self.complete(principal).await? {
+            Some(principal) if !leaving => principal,
+            _ => {
+                if let Some(id) = &id {
+                    self.revoke_token(id, Removal::WithChildren).await?;
+                }
+                return Err(Failure::Denied);
+            }
+        };
         metrics::counter!("daypass_logins_total", "mount" => record.path.clone()).increment(1);
         let mut answer = self.auth_answer(text, &principal);
         answer.warnings = warnings;
@@ -188,7 +207,22 @@ impl Engine {
         {
             return Ok(None);
         }
-        Ok(Some(principal))
+        let Some(entity) = &principal.record.entity_id else {
+            return Ok(Some(principal));
+        };
+        let standing = self.identity.standing(entity).await?;
+        let standing = standing.filter(|standing| !standing.disabled);
+        Ok(standing.map(|standing| principal.with_identity(&standing.policies)))
+    }
+
+    /// The entity that has `name` in the token method, made where it is new.
+    pub async fn entity_of_token_alias(&self, name: &str) -> Result<String, Failure> {
+        let claim = AliasClaim {
+            name: name.to_owned(),
+            metadata: BTreeMap::new(),
+        };
+        let standing = self.identity.login(&token_method(), &claim, &[]).await?;
+        Ok(standing.id.clone())
     }
 
     /// Renews a token by `increment`, or as much as it began with. The auth method behind it is asked again.
@@ -266,8 +300,21 @@ impl Engine {
         }
     }
 
-    /// Revokes every token that stands for an entity.
-    pub async fn revoke_tokens_of_entity(&self, entity: &str) -> Result<(), Failure> {
+    /// Revokes every token and every lease of an entity. A stateless token has leases of its own.
+    pub(super) async fn revoke_all_of_entity(&self, entity: &str) -> Result<(), Failure> {
+        self.revoke_tokens_of_entity(entity).await?;
+        let mut after: Option<LeaseId> = None;
+        loop {
+            let mut ids = self.leases.of_entity(entity, after.as_ref(), PAGE).await?;
+            let Some(last) = ids.last().cloned() else {
+                return Ok(());
+            };
+            after = Some(last);
+            self.schedule(&mut ids).await?;
+        }
+    }
+
+    async fn revoke_tokens_of_entity(&self, entity: &str) -> Result<(), Failure> {
         loop {
             let page = self.tokens.of_entity(entity, None, PAGE).await?;
             if page.is_empty() {
@@ -292,6 +339,15 @@ impl Engine {
     /// Lets a name that is locked out at a mount try again.
     pub fn unlock_name(&self, mount: &str, name: &str) -> bool {
         self.lockout.clear(mount, name, self.clock.now())
+    }
+}
+
+/// The token method, as a mount that entities have names in.
+pub fn token_method() -> LoginMount {
+    LoginMount {
+        accessor: TOKEN_ACCESSOR.to_owned(),
+        path: "auth/token/".to_owned(),
+        kind: "token".to_owned(),
     }
 }
 

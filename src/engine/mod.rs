@@ -38,6 +38,7 @@ pub use answer::{Answer, AuthView, Body, Failure, LeaseView, Request, WrapView};
 pub use declare::Declarations;
 pub use in_flight::{InFlight, InFlightRequest};
 pub use lockout::LockoutLimits;
+pub use login::{TOKEN_ACCESSOR, token_method};
 pub use mounts::{Mount, MountConfig, MountRecord, Mounts, NewMount};
 pub use passwords::Passwords;
 pub use plane::{ControlPlane, Engine, Parts, Settings};

@@ -398,6 +398,9 @@ impl Engine {
         mount.stop.cancel();
         self.mounts.change(|table| drop(table.remove(&record.path)));
         mount.backend.close().await;
+        if Class::of(&record.path) == Class::Auth {
+            self.identity.forget_mount(&record.accessor).await?;
+        }
         // The mount's own record goes last: a crash before that leaves a mount that can be disabled again.
         let prefix = format!("mount/{}/", record.id);
         loop {

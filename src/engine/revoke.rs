@@ -352,7 +352,7 @@ impl Engine {
         self.schedule(&mut ids).await
     }
 
-    async fn schedule(&self, ids: &mut Vec<LeaseId>) -> Result<(), Failure> {
+    pub(super) async fn schedule(&self, ids: &mut Vec<LeaseId>) -> Result<(), Failure> {
         if !ids.is_empty() {
             self.leases.mark_all_revoking(ids, self.clock.now()).await?;
             self.wake_queues();

@@ -19,7 +19,7 @@ impl Engine {
     pub async fn withdraw(&self, entities: &[String]) -> Result<(), Failure> {
         self.identity_queue.wake();
         for entity in entities {
-            self.revoke_tokens_of_entity(entity).await?;
+            self.revoke_all_of_entity(entity).await?;
         }
         Ok(())
     }
@@ -57,7 +57,7 @@ impl Reaper for EntityReaper {
         };
         let (entity, withdrawn) = engine.identity.due(subject).await.map_err(storage)?;
         if withdrawn {
-            let revoked = engine.revoke_tokens_of_entity(entity).await;
+            let revoked = engine.revoke_all_of_entity(entity).await;
             revoked.map_err(|failure| StorageError::Unavailable(failure.to_string().into()))?;
         }
         engine.identity.settle(subject).await.map_err(storage)?;

@@ -57,6 +57,13 @@ impl TokenRole {
             || any(&self.allowed_policies_glob)
     }
 
+    /// Whether a token may be asked to stand for an alias, which is in lower case.
+    pub fn allows_alias(&self, alias: &str) -> bool {
+        self.allowed_entity_aliases
+            .iter()
+            .any(|pattern| glob(pattern, alias))
+    }
+
     /// Whether a policy is disallowed.
     pub fn forbids(&self, policy: &str) -> bool {
         self.disallowed_policies.iter().any(|name| name == policy)

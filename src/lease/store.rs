@@ -583,11 +583,31 @@ impl Leases {
         limit: usize,
     ) -> Result<Vec<LeaseId>, LeaseError> {
         let prefix = format!("lease/t/{}/", token.as_str());
+        self.indexed(&prefix, after, limit).await
+    }
+
+    /// Ids of the leases that hang on an entity.
+    pub async fn of_entity(
+        &self,
+        entity: &str,
+        after: Option<&LeaseId>,
+        limit: usize,
+    ) -> Result<Vec<LeaseId>, LeaseError> {
+        let prefix = format!("lease/e/{entity}/");
+        self.indexed(&prefix, after, limit).await
+    }
+
+    async fn indexed(
+        &self,
+        prefix: &str,
+        after: Option<&LeaseId>,
+        limit: usize,
+    ) -> Result<Vec<LeaseId>, LeaseError> {
         let after = after.map(|id| format!("{prefix}{}", id.as_str()));
-        let keys = self.barrier.keys(&prefix, after.as_deref(), limit).await?;
+        let keys = self.barrier.keys(prefix, after.as_deref(), limit).await?;
         Ok(keys
             .iter()
-            .filter_map(|key| key.strip_prefix(&prefix))
+            .filter_map(|key| key.strip_prefix(prefix))
             .map(LeaseId::from_text)
             .collect())
     }
