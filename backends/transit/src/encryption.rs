@@ -129,6 +129,12 @@ impl Transit {
         plaintext: &Secret,
         bound: &Bound,
     ) -> Result<CipherView, BackendError> {
+        // Its nonces come from the text alone: two tags under one nonce would give away the key that
+        // authenticates.
+        if key.record.convergent && !bound.aad.is_empty() {
+            let problem = "a key with convergent encryption takes none: bind by context instead";
+            return Err(BackendError::field("associated_data", problem));
+        }
         let number = key.record.version_for_use(asked)?;
         let version = self.keys.version(key, number).await?;
         let (context, aad) = (bound.context.expose(), bound.aad.expose());
