@@ -8,7 +8,8 @@
 //!
 //! * **A key leaves only by consent.** Its secrets are exported where `exportable` says so, and sealed in
 //!   a backup where `allow_plaintext_backup` says so too. Neither can be taken back.
-//! * **No version is lost and none comes back.** See [`keys`].
+//! * **No version is lost and none comes back.** A change is written on
+//!   condition of what it was decided upon.
 //! * **Nothing is leased.** What was encrypted or signed is not issued; there is nothing to revoke.
 
 use std::sync::Arc;
