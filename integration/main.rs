@@ -33,6 +33,7 @@ mod readme;
 mod server;
 mod tls;
 mod tools;
+mod transit;
 
 use std::time::{Duration, Instant};
 

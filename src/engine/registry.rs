@@ -100,6 +100,12 @@ pub fn kinds() -> &'static [BackendKind] {
             open: |host| Box::pin(async { Ok(daypass_pki::open(host).await? as _) }),
         },
         BackendKind {
+            name: "transit",
+            class: Class::Secrets,
+            summary: "Cryptography as a service",
+            open: |host| Box::pin(async { daypass_transit::open(host).await }),
+        },
+        BackendKind {
             name: "userpass",
             class: Class::Auth,
             summary: "Logins of people by password",
