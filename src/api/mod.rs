@@ -13,6 +13,7 @@ mod identity_alias;
 mod identity_entity;
 mod identity_group;
 mod identity_lookup;
+mod identity_oidc;
 mod listener;
 mod openapi;
 mod service;
@@ -75,6 +76,7 @@ pub fn system_routes() -> SystemRoutes {
     identity_alias::routes(&mut routes);
     identity_group::routes(&mut routes);
     identity_lookup::routes(&mut routes);
+    identity_oidc::routes(&mut routes);
     auth_token_create::routes(&mut routes);
     auth_token_roles::routes(&mut routes);
     routes

@@ -22,10 +22,10 @@ use super::process::Process;
 use super::quota::{Quotas, RateLimit, StoredQuotas};
 use super::revoke::TokenReaper;
 use super::system::SystemRoutes;
-use super::withdraw::EntityReaper;
+use super::withdraw::{EntityReaper, keep_signing_keys};
 use crate::audit::devices::{DeviceError, DeviceRules, Devices};
 use crate::audit::{AuditKeys, AuditLog};
-use crate::identity::{Identity, NewToken, Principal, TokenKind, Tokens, Validity};
+use crate::identity::{Identity, NewToken, Oidc, Principal, TokenKind, Tokens, Validity};
 use crate::lease::{Leases, Limits, Queue};
 use crate::storage::Barrier;
 use crate::storage::seal::Keeper;
@@ -237,6 +237,8 @@ pub struct Engine {
     pub tokens: Tokens,
     /// Entities, aliases and groups.
     pub identity: Identity,
+    /// Identity tokens.
+    pub oidc: Oidc,
     /// Policies by name, compiled.
     pub policies: Policies,
     /// Password policies.
@@ -296,6 +298,11 @@ impl Engine {
                 Arc::clone(&plane.clock),
                 Arc::clone(&plane.entropy),
             ),
+            oidc: Oidc::open(
+                Arc::clone(&barrier),
+                Arc::clone(&plane.clock),
+                Arc::clone(&plane.entropy),
+            ),
             policies: Policies::open(Arc::clone(&barrier)).await?,
             passwords: Passwords::open(Arc::clone(&barrier), Arc::clone(&plane.entropy)),
             quotas: StoredQuotas::open(Arc::clone(&barrier)).await?,
@@ -341,6 +348,8 @@ impl Engine {
         engine
             .workers
             .spawn(Arc::clone(&engine.identity_queue).run(reaper, engine.stop.clone()));
+        let (keeper, stop) = (Arc::downgrade(&engine), engine.stop.clone());
+        engine.workers.spawn(keep_signing_keys(keeper, stop));
         Ok(engine)
     }
 

@@ -4,8 +4,10 @@
 //! It leaves the agenda only after what it held is revoked.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
 
 use super::answer::Failure;
 use super::plane::Engine;
@@ -62,6 +64,39 @@ impl Reaper for EntityReaper {
         }
         engine.identity.settle(subject).await.map_err(storage)?;
         Ok(Reaped::Settled)
+    }
+}
+
+/// Between two looks at the keys of identity tokens, at most: one may have been made meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// Rotates the keys of identity tokens when their time comes.
+pub(super) async fn keep_signing_keys(engine: Weak<Engine>, stop: CancellationToken) {
+    loop {
+        let Some(engine) = engine.upgrade() else {
+            return;
+        };
+        // A stop interrupts it as a crash would: a rotation is one write.
+        let maintained = tokio::select! {
+            () = stop.cancelled() => return,
+            maintained = engine.oidc.maintain() => maintained,
+        };
+        let now = engine.clock.now();
+        drop(engine);
+        let pause = match maintained {
+            Ok(next) => next
+                .and_then(|next| next.duration_since(now).ok())
+                .unwrap_or(LOOK_AGAIN)
+                .clamp(Duration::from_secs(1), LOOK_AGAIN),
+            Err(error) => {
+                tracing::warn!(%error, "keys of identity tokens could not be rotated");
+                LOOK_AGAIN
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
     }
 }
 
