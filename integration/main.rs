@@ -31,6 +31,7 @@ mod operator;
 mod outage;
 mod readme;
 mod server;
+mod sessions;
 mod tls;
 mod tools;
 mod transit;
