@@ -27,9 +27,13 @@ pub(crate) fn server() -> Server {
     let root = server.root();
     let kv = |version: &str| json!({"type": "kv", "options": {"version": version}});
     root.write("sys/mounts/secret", &kv("2"));
-    root.write("sys/mounts/plain", &kv("1"));
-    root.write("sys/mounts/pki", &json!({"type": "pki"}));
-    root.write("sys/mounts/database", &json!({"type": "database"}));
+    root.write("sys/mounts/kv", &kv("1"));
+    for kind in ["database", "pki", "transit"] {
+        root.write(&format!("sys/mounts/{kind}"), &json!({"type": kind}));
+    }
+    for kind in ["approle", "jwt", "kubernetes", "userpass"] {
+        root.write(&format!("sys/auth/{kind}"), &json!({"type": kind}));
+    }
     server
 }
 

@@ -393,10 +393,13 @@ pub enum Handler {
     Login(LoginHandler),
 }
 
+/// Tells which name a login claims.
+pub type Claims = Box<dyn Fn(&Body) -> Option<String> + Send + Sync>;
+
 /// What serves a login.
 pub struct LoginHandler {
     /// The name that the caller claims, where it could be guessing the secret that goes with it.
-    pub claims: Box<dyn Fn(&Body) -> Option<String> + Send + Sync>,
+    pub claims: Claims,
     /// Finds out who the caller is.
     pub run: Box<dyn Fn(Call) -> BoxFuture<'static, Result<Login, BackendError>> + Send + Sync>,
 }

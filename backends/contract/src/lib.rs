@@ -23,9 +23,9 @@ mod time;
 pub use async_trait::async_trait;
 
 pub use crate::backend::{
-    Backend, BackendRoutes, BoxFuture, Call, Caller, Content, Credential, Handle, Handler, Host,
-    Json, Keys, ListRequest, LoginHandler, NoFields, Plan, Planned, Presence, Reply, Revocability,
-    Revocation, System, Terms, TtlWish, Untyped,
+    Backend, BackendRoutes, BoxFuture, Call, Caller, Claims, Content, Credential, Handle, Handler,
+    Host, Json, Keys, ListRequest, LoginHandler, NoFields, Plan, Planned, Presence, Reply,
+    Revocability, Revocation, System, Terms, TtlWish, Untyped,
 };
 pub use crate::body::{Body, BodyError};
 pub use crate::error::{BackendError, Source};

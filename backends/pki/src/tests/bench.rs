@@ -111,6 +111,7 @@ impl Bench {
             body,
             now: self.host.clock.now(),
             caller: Caller::default(),
+            peer: daypass_contract::Peer::default(),
         };
         match run(call).await.ok().unwrap().content {
             Content::Raw {
