@@ -24,6 +24,7 @@ mod crash;
 mod database;
 mod federated_logins;
 mod http;
+mod identity;
 mod linter;
 mod logins;
 mod operation;

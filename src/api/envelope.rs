@@ -104,7 +104,15 @@ fn success(id: &str, answer: &Answer) -> Response {
         Body::Raw {
             content_type,
             bytes,
-        } => plain(status, content_type, bytes.clone()),
+        } => {
+            let mut response = plain(status, content_type, bytes.clone());
+            // Discovery and key sets. A key is published for longer than this before it signs.
+            if *content_type == "application/json" {
+                let keep = HeaderValue::from_static("public, max-age=60");
+                response.headers_mut().insert(header::CACHE_CONTROL, keep);
+            }
+            response
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod bulk;
 mod doubt;
+mod identity;
 mod leases;
 mod logins;
 mod model;

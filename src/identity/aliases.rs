@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::check;
 use super::entities::forget_alias;
-use super::login::LoginMount;
+use super::login::{LoginMount, add_alias, put_entity_name};
 use super::record::{Alias, Entity, alias_key, entity_name_key, factor_key, factor_prefix};
 use super::store::{Change, Identity, IdentityError, Loaded, RACES, Written, raced};
 
@@ -73,7 +73,9 @@ impl Identity {
                 return Ok(());
             };
             let mut change = Change::default();
-            self.drop_alias(&mut change, &mut entity, &alias)?;
+            forget_alias(&mut change, &alias);
+            entity.record.aliases.retain(|known| known.id != alias.id);
+            change.entity(&entity)?;
             if self.commit(change).await? {
                 return Ok(());
             }
@@ -89,12 +91,13 @@ impl Identity {
             if page.is_empty() {
                 break;
             }
-            for (_, owner) in page {
-                let Some(entity) = self.load_entity(&owner).await? else {
-                    continue;
-                };
-                if let Some(alias) = entity.record.alias_at(accessor) {
-                    self.delete_alias(&alias.id.clone()).await?;
+            for (name, owner) in page {
+                let entity = self.load_entity(&owner).await?;
+                let alias = entity.and_then(|entity| entity.record.alias_at(accessor).cloned());
+                match alias {
+                    Some(alias) => self.delete_alias(&alias.id).await?,
+                    // A row of nobody must not be met for ever.
+                    None => self.delete_row(format!("{prefix}{name}")).await?,
                 }
             }
         }
@@ -135,19 +138,17 @@ impl Identity {
         let mut alias = self.new_alias(mount, name.clone());
         alias.custom_metadata = patch.custom_metadata.clone().unwrap_or_default();
         let mut change = Change::default();
-        let mut entity = match &patch.entity_id {
-            Some(id) => self
-                .load_entity(id)
+        let mut entity = if let Some(id) = &patch.entity_id {
+            self.load_entity(id)
                 .await?
-                .ok_or_else(|| IdentityError::invalid("invalid canonical ID"))?,
-            None => {
-                let record = self.new_entity(self.new_name("entity"));
-                change.expect(entity_name_key(&record.name), None);
-                self.put_entity_name(&mut change, &record)?;
-                Loaded {
-                    record,
-                    revision: None,
-                }
+                .ok_or_else(|| IdentityError::invalid("invalid canonical ID"))?
+        } else {
+            let record = self.new_entity(self.new_name("entity"));
+            change.expect(entity_name_key(&record.name), None);
+            put_entity_name(&mut change, &record)?;
+            Loaded {
+                record,
+                revision: None,
             }
         };
         if entity.record.alias_at(&mount.accessor).is_some() {
@@ -155,7 +156,7 @@ impl Identity {
                 "Alias already exists for requested entity and mount accessor",
             ));
         }
-        self.add_alias(&mut change, &mut entity.record, alias.clone())?;
+        add_alias(&mut change, &mut entity.record, alias.clone())?;
         change.entity(&entity)?;
         Ok((change, entity.record.id, alias, true))
     }
@@ -215,16 +216,5 @@ impl Identity {
         record.aliases.push(alias.clone());
         change.entity(&entity)?;
         Ok((change, entity.record.id, alias, false))
-    }
-
-    fn drop_alias(
-        &self,
-        change: &mut Change,
-        entity: &mut Loaded<Entity>,
-        alias: &Alias,
-    ) -> Result<(), IdentityError> {
-        forget_alias(change, alias);
-        entity.record.aliases.retain(|known| known.id != alias.id);
-        change.entity(entity)
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use super::check;
+use super::login::put_entity_name;
 use super::record::{
     ALIASES, Alias, ENTITIES, ENTITY_NAMES, Entity, Group, Named, alias_key, entity_name_key,
     factor_key, is_id, member_key, merged_key,
@@ -111,7 +112,7 @@ impl Identity {
                         change.delete(old_key);
                     }
                 }
-                self.put_entity_name(&mut change, record)?;
+                put_entity_name(&mut change, record)?;
             }
             if old_end != record.ends_at {
                 if let Some(end) = old_end {
@@ -272,7 +273,7 @@ impl Identity {
             let mut change = Change::default();
             let mut withdrawn = Vec::new();
             for entity in from {
-                self.absorb(
+                absorb(
                     &mut change,
                     &mut into.record,
                     entity,
@@ -299,65 +300,6 @@ impl Identity {
             }
         }
         Err(raced())
-    }
-
-    fn absorb(
-        &self,
-        change: &mut Change,
-        into: &mut Entity,
-        from: Loaded<Entity>,
-        keep: &[String],
-        now: SystemTime,
-    ) -> Result<(), IdentityError> {
-        change.delete_entity(&from);
-        let from = from.record;
-        change.delete(entity_name_key(&from.name));
-        if let Some(end) = from.ends_at {
-            change.reprieve(from.all_ids(), end);
-        }
-        for mut alias in from.aliases {
-            if let Some(at) = into
-                .aliases
-                .iter()
-                .position(|own| own.mount_accessor == alias.mount_accessor)
-            {
-                let own = into.aliases.remove(at);
-                if keep.contains(&own.id) {
-                    forget_alias(change, &alias);
-                    into.aliases.insert(at, own);
-                    continue;
-                }
-                if !keep.contains(&alias.id) {
-                    return Err(IdentityError::invalid(format!(
-                        "conflicting mount accessors in following alias IDs and neither were present in \
-                         conflicting_alias_ids_to_keep: {}, {}",
-                        alias.id, own.id
-                    )));
-                }
-                forget_alias(change, &own);
-            }
-            alias.merged_from.push(from.id.clone());
-            alias.updated_at = now;
-            change.put(factor_key(&alias.mount_accessor, &alias.name), &into.id)?;
-            change.put(alias_key(&alias.id), &into.id)?;
-            into.aliases.push(alias);
-        }
-        for membership in from.memberships {
-            change.delete(member_key(&membership.group, &from.id));
-            let member = into
-                .memberships
-                .iter()
-                .any(|own| own.group == membership.group);
-            if !member {
-                change.put(member_key(&membership.group, &into.id), &membership.via)?;
-                into.join(membership);
-            }
-        }
-        for id in from.merged_ids.iter().chain([&from.id]) {
-            change.put(merged_key(id), &into.id)?;
-            into.merged_ids.push(id.clone());
-        }
-        Ok(())
     }
 
     fn fresh_entity(&self, name: Option<String>) -> Loaded<Entity> {
@@ -398,6 +340,65 @@ impl Identity {
         let alias = entity.record.aliases.iter().find(|alias| alias.id == id);
         Ok(alias.cloned().map(|alias| (entity, alias)))
     }
+}
+
+/// Makes `from` part of `into`.
+fn absorb(
+    change: &mut Change,
+    into: &mut Entity,
+    from: Loaded<Entity>,
+    keep: &[String],
+    now: SystemTime,
+) -> Result<(), IdentityError> {
+    change.delete_entity(&from);
+    let from = from.record;
+    change.delete(entity_name_key(&from.name));
+    if let Some(end) = from.ends_at {
+        change.reprieve(from.all_ids(), end);
+    }
+    for mut alias in from.aliases {
+        if let Some(at) = into
+            .aliases
+            .iter()
+            .position(|own| own.mount_accessor == alias.mount_accessor)
+        {
+            let own = into.aliases.remove(at);
+            if keep.contains(&own.id) {
+                forget_alias(change, &alias);
+                into.aliases.insert(at, own);
+                continue;
+            }
+            if !keep.contains(&alias.id) {
+                return Err(IdentityError::invalid(format!(
+                    "conflicting mount accessors in following alias IDs and neither were present in \
+                     conflicting_alias_ids_to_keep: {}, {}",
+                    alias.id, own.id
+                )));
+            }
+            forget_alias(change, &own);
+        }
+        alias.merged_from.push(from.id.clone());
+        alias.updated_at = now;
+        change.put(factor_key(&alias.mount_accessor, &alias.name), &into.id)?;
+        change.put(alias_key(&alias.id), &into.id)?;
+        into.aliases.push(alias);
+    }
+    for membership in from.memberships {
+        change.delete(member_key(&membership.group, &from.id));
+        let member = into
+            .memberships
+            .iter()
+            .any(|own| own.group == membership.group);
+        if !member {
+            change.put(member_key(&membership.group, &into.id), &membership.via)?;
+            into.join(membership);
+        }
+    }
+    for id in from.merged_ids.iter().chain([&from.id]) {
+        change.put(merged_key(id), &into.id)?;
+        into.merged_ids.push(id.clone());
+    }
+    Ok(())
 }
 
 fn apply(record: &mut Entity, patch: &EntityPatch) {

@@ -366,13 +366,12 @@ impl Identity {
             if page.is_empty() {
                 return Ok(());
             }
-            for (_, id) in page {
-                let alias = self
-                    .group(Which::Id(&id))
-                    .await?
-                    .and_then(|group| group.alias);
-                if let Some(alias) = alias {
-                    self.delete_group_alias(&alias.id).await?;
+            for (name, id) in page {
+                let group = self.group(Which::Id(&id)).await?;
+                match group.and_then(|group| group.alias) {
+                    Some(alias) => self.delete_group_alias(&alias.id).await?,
+                    // A row of nobody must not be met for ever.
+                    None => self.delete_row(format!("{prefix}{name}")).await?,
                 }
             }
         }

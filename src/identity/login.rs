@@ -128,10 +128,10 @@ impl Identity {
             revision: None,
         };
         let mut change = Change::default();
-        self.add_alias(&mut change, &mut entity.record, alias)?;
+        add_alias(&mut change, &mut entity.record, alias)?;
         join(&mut change, &mut entity.record, &groups)?;
         change.expect(entity_name_key(&entity.record.name), None);
-        self.put_entity_name(&mut change, &entity.record)?;
+        put_entity_name(&mut change, &entity.record)?;
         change.entity(&entity)?;
         self.commit(change).await.map(drop)
     }
@@ -212,33 +212,28 @@ impl Identity {
             updated_at: now,
         }
     }
+}
 
-    /// Gives an entity a new alias whose name is still free.
-    pub(super) fn add_alias(
-        &self,
-        change: &mut Change,
-        entity: &mut Entity,
-        alias: Alias,
-    ) -> Result<(), IdentityError> {
-        let factor = factor_key(&alias.mount_accessor, &alias.name);
-        change.expect(factor.clone(), None);
-        change.put(factor, &entity.id)?;
-        change.put(alias_key(&alias.id), &entity.id)?;
-        entity.aliases.push(alias);
-        Ok(())
-    }
+/// Gives an entity a new alias whose name is still free.
+pub(super) fn add_alias(
+    change: &mut Change,
+    entity: &mut Entity,
+    alias: Alias,
+) -> Result<(), IdentityError> {
+    let factor = factor_key(&alias.mount_accessor, &alias.name);
+    change.expect(factor.clone(), None);
+    change.put(factor, &entity.id)?;
+    change.put(alias_key(&alias.id), &entity.id)?;
+    entity.aliases.push(alias);
+    Ok(())
+}
 
-    pub(super) fn put_entity_name(
-        &self,
-        change: &mut Change,
-        entity: &Entity,
-    ) -> Result<(), IdentityError> {
-        let named = Named {
-            id: entity.id.clone(),
-            name: entity.name.clone(),
-        };
-        change.put(entity_name_key(&entity.name), &named)
-    }
+pub(super) fn put_entity_name(change: &mut Change, entity: &Entity) -> Result<(), IdentityError> {
+    let named = Named {
+        id: entity.id.clone(),
+        name: entity.name.clone(),
+    };
+    change.put(entity_name_key(&entity.name), &named)
 }
 
 /// Whether a membership is one that this mount decides about.

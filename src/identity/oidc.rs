@@ -186,7 +186,12 @@ impl Oidc {
         let config = Config {
             issuer: issuer.to_owned(),
         };
-        self.put(CONFIG.to_owned(), &config, None).await.map(drop)
+        let found = self.read::<Config>(CONFIG).await?;
+        let revision = found.map(|(_, revision)| revision);
+        if self.put(CONFIG.to_owned(), &config, revision).await? {
+            return Ok(());
+        }
+        Err(raced())
     }
 
     /// The `iss` of every token.
@@ -265,10 +270,7 @@ impl Oidc {
             key.rotation_period = settings.rotation_period;
             key.verification_ttl = settings.verification_ttl;
             key.allowed_client_ids = settings.allowed_client_ids;
-            if self
-                .put(stored_name(KEYS, name), &key, Some(revision))
-                .await?
-            {
+            if self.put(stored_name(KEYS, name), &key, revision).await? {
                 return Ok(());
             }
         }
@@ -348,7 +350,7 @@ impl Oidc {
             let fresh = self.generate(key.algorithm).await?;
             key.turn(fresh, self.clock.now(), verification_ttl);
             if self
-                .put(stored_name(KEYS, name), &key, Some(Some(revision)))
+                .put(stored_name(KEYS, name), &key, Some(revision))
                 .await?
             {
                 return Ok(());
@@ -371,7 +373,7 @@ impl Oidc {
                 stored.previous.retain(|old| old.expires_at > now);
                 let at = stored_name(KEYS, &key.name);
                 // Where it changed meanwhile, the next call sees to it.
-                self.put(at, &stored, Some(Some(revision))).await?;
+                self.put(at, &stored, Some(revision)).await?;
             }
             key.previous.retain(|old| old.expires_at > now);
             let times = key.previous.iter().map(|old| old.expires_at);
@@ -432,10 +434,7 @@ impl Oidc {
                     "a role's token ttl cannot be longer than the verification_ttl of the key it references",
                 );
             }
-            if self
-                .put(stored_name(ROLES, name), &role, Some(revision))
-                .await?
-            {
+            if self.put(stored_name(ROLES, name), &role, revision).await? {
                 return Ok(());
             }
         }
@@ -492,13 +491,12 @@ impl Oidc {
         // After the template, so that it cannot say otherwise.
         claims.extend(own.map(|(name, value)| (name.to_owned(), value)));
         let kid = &key.current.public.kid;
-        let signer = match self.signers.get(kid) {
-            Some(signer) => signer,
-            None => {
-                let signer = Arc::new(key.current.signer()?);
-                self.signers.insert(kid.clone(), Arc::clone(&signer));
-                signer
-            }
+        let signer = if let Some(signer) = self.signers.get(kid) {
+            signer
+        } else {
+            let signer = Arc::new(key.current.signer()?);
+            self.signers.insert(kid.clone(), Arc::clone(&signer));
+            signer
         };
         Ok(IdToken {
             token: signer.sign(kid, &Value::Object(claims))?,
@@ -617,18 +615,15 @@ impl Oidc {
         entries.into_iter().map(read).collect()
     }
 
-    /// Writes, where `expected` is given only if that is still the revision. `false`: it is not.
+    /// Writes if `expected` is still the revision, `None` for a key that is absent. `false`: it is not.
     async fn put<T: Serialize>(
         &self,
         key: String,
         value: &T,
-        expected: Option<Option<Revision>>,
+        expected: Option<Revision>,
     ) -> Result<bool, IdentityError> {
-        let mut batch = Batch::new();
-        if let Some(revision) = expected {
-            batch = batch.expect(key.clone(), revision);
-        }
-        let batch = batch
+        let batch = Batch::new()
+            .expect(key.clone(), expected)
             .put_json(key, value)
             .map_err(|_| IdentityError::Broken("identity token record"))?;
         match self.barrier.apply(batch).await {

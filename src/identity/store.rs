@@ -278,6 +278,11 @@ impl Identity {
         }))
     }
 
+    pub(super) async fn delete_row(&self, key: String) -> Result<(), IdentityError> {
+        self.barrier.apply(Batch::new().delete(key)).await?;
+        Ok(())
+    }
+
     pub(super) async fn load_entity(
         &self,
         id: &str,

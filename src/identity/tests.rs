@@ -622,9 +622,13 @@ fn step() -> impl Strategy<Value = Step> {
 /// What should be, in the simplest words. Groups 0 to 2 are internal, the others external.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Model {
+    /// Policies.
     entities: BTreeMap<usize, BTreeSet<String>>,
-    groups: BTreeMap<usize, (BTreeSet<String>, BTreeSet<usize>, BTreeSet<usize>)>,
+    groups: BTreeMap<usize, Members>,
 }
+
+/// Policies, entities and groups of a group.
+type Members = (BTreeSet<String>, BTreeSet<usize>, BTreeSet<usize>);
 
 impl Model {
     fn reaches(&self, from: usize, to: usize) -> bool {

@@ -94,7 +94,9 @@ impl Template {
             };
             marked.push_str(before);
             // Escaped, so that it is a mark only where a whole value belongs.
-            marked.push_str(&format!("\"\\u0001{}\"", directives.len()));
+            marked.push_str("\"\\u0001");
+            marked.push_str(&directives.len().to_string());
+            marked.push('"');
             directives.push(directive);
             rest = after;
         }
