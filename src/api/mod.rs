@@ -20,6 +20,7 @@ mod service;
 mod sys_audit;
 mod sys_capabilities;
 mod sys_config;
+mod sys_counters;
 mod sys_generate_root;
 mod sys_health;
 mod sys_host_info;
@@ -64,6 +65,7 @@ pub fn system_routes() -> SystemRoutes {
     sys_metrics::routes(&mut routes);
     sys_wrapping::routes(&mut routes);
     sys_tools::routes(&mut routes);
+    sys_counters::routes(&mut routes);
     sys_locked_users::routes(&mut routes);
     sys_quotas::routes(&mut routes);
     cubbyhole::routes(&mut routes);

@@ -67,7 +67,12 @@ fn describe<H>(paths: &mut Map<String, Value>, prefix: &str, tag: &str, routes: 
             read.insert("x-daypass-list".into(), endpoint.summary.into());
             continue;
         }
-        let described = operation(endpoint, tag, listing);
+        let mut described = operation(endpoint, tag, listing);
+        // The same where the list was declared first.
+        let list = entry.get(method).map(|list| list["summary"].clone());
+        if let (Some(list), Some(described)) = (list, described.as_object_mut()) {
+            described.insert("x-daypass-list".into(), list);
+        }
         entry.insert(method.to_owned(), described);
     }
 }
