@@ -139,6 +139,7 @@ impl Service {
             fields: Map::new(),
             peer,
             wrap_ttl: None,
+            own: false,
         };
         match self.parse(&mut parsed, request).await {
             Ok(()) => respond(id, self.plane.serve_holding(parsed, room).await),

@@ -30,6 +30,8 @@ pub struct Request {
     pub peer: Peer,
     /// For how long the caller wants the answer wrapped, where at all.
     pub wrap_ttl: Option<Duration>,
+    /// The server makes it for itself: no quota counts it.
+    pub own: bool,
 }
 
 /// What a request is answered with.

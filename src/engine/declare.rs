@@ -231,6 +231,7 @@ impl ControlPlane {
             fields: serde_json::Map::new(),
             peer: daypass_contract::Peer::default(),
             wrap_ttl: None,
+            own: true,
         };
         let deleted = self.serve_with(Some(Arc::clone(engine)), request).await;
         let digest = Batch::new().delete(format!("{DIGESTS}{path}"));
@@ -276,6 +277,7 @@ impl ControlPlane {
             fields,
             peer: daypass_contract::Peer::default(),
             wrap_ttl: None,
+            own: true,
         };
         // The engine is not published yet, so the request is served with it in hand.
         self.serve_with(Some(Arc::clone(engine)), request).await?;

@@ -265,13 +265,7 @@ impl ControlPlane {
             Ok(grant) => grant,
             Err(denial) => return Err(self.refused(&trail, Failure::Denied, denial.as_ref())),
         };
-        let address = request.peer.address.map(|address| address.ip());
-        let within = self.quotas.check(&request.path, address);
-        let within = within.and_then(|()| match &engine {
-            Some(engine) => engine.quotas.check(&request.path, address),
-            None => Ok(()),
-        });
-        if let Err(failure) = within {
+        if let Err(failure) = self.within_quotas(engine.as_deref(), &request) {
             return Err(self.refused(&trail, failure, None));
         }
         let spent = match (&engine, &principal) {
@@ -367,6 +361,16 @@ impl ControlPlane {
             engine.revoke_token(&id, Removal::WithChildren).await?;
         }
         result
+    }
+
+    /// Counts a request that somebody else makes against the rate limits.
+    fn within_quotas(&self, engine: Option<&Engine>, request: &Request) -> Result<(), Failure> {
+        if request.own {
+            return Ok(());
+        }
+        let address = request.peer.address.map(|address| address.ip());
+        self.quotas.check(&request.path, address)?;
+        engine.map_or(Ok(()), |engine| engine.quotas.check(&request.path, address))
     }
 
     /// Policy's answer. `Err` is trouble on the way to one.

@@ -816,6 +816,7 @@ pub(crate) fn request(
         },
         peer: daypass_contract::Peer::default(),
         wrap_ttl: None,
+        own: false,
     }
 }
 

@@ -208,6 +208,7 @@ impl Calls<'_> {
             fields,
             peer: daypass_contract::Peer::default(),
             wrap_ttl: None,
+            own: true,
         };
         self.server.plane.serve(request).await.map(drop)
     }
