@@ -6,6 +6,7 @@
 mod bulk;
 mod doubt;
 mod leases;
+mod login_records;
 mod logins;
 mod model;
 mod pipeline;
