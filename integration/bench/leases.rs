@@ -275,7 +275,7 @@ fn now() -> SystemTime {
     SystemTime::now()
 }
 
-fn epoch_seconds() -> u64 {
+pub(crate) fn epoch_seconds() -> u64 {
     now()
         .duration_since(UNIX_EPOCH)
         .expect("a clock after 1970")

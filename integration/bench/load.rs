@@ -31,6 +31,8 @@ pub(crate) struct Ask {
     pub(crate) path: String,
     /// JSON. `{ttl}` stands for the seconds until [`Ask::ends_at`].
     pub(crate) body: Option<String>,
+    /// JSON, sent in turns instead of `body` where there are any.
+    pub(crate) bodies: Vec<String>,
     /// Whether the token is sent.
     pub(crate) token: bool,
     /// An instant, in seconds since the epoch.
@@ -43,6 +45,7 @@ impl Ask {
             method: "GET",
             path: path.to_owned(),
             body: None,
+            bodies: Vec::new(),
             token: true,
             ends_at: 0,
         }
@@ -65,7 +68,14 @@ impl Ask {
         };
         let body = self.body.as_deref().unwrap_or_default();
         // Formatting each request costs wrk time, so it is done only where they differ.
-        let request = if self.path.contains("{n}") || body.contains("{ttl}") {
+        let request = if !self.bodies.is_empty() {
+            r#"local made = {}
+request = function()
+  n = n % #bodies + 1
+  made[n] = made[n] or wrk.format(nil, path, nil, bodies[n])
+  return made[n]
+end"#
+        } else if self.path.contains("{n}") || body.contains("{ttl}") {
             r#"request = function()
   n = n + 1
   local ttl = tostring(ends_at - os.time())
@@ -74,11 +84,17 @@ end"#
         } else {
             ""
         };
+        let bodies: Vec<String> = self
+            .bodies
+            .iter()
+            .map(|body| format!("[[{body}]]"))
+            .collect();
         format!(
             r#"local n, ends_at, path = {first}, {ends_at}, "/v1/{path}"
 wrk.method = "{method}"
 wrk.path = path
 wrk.body = [[{body}]]
+local bodies = {{ {bodies} }}
 wrk.headers["Content-Type"] = "application/json"
 {token}
 {request}
@@ -92,6 +108,7 @@ end
             ends_at = self.ends_at,
             path = self.path,
             method = self.method,
+            bodies = bodies.join(",\n"),
         )
     }
 

@@ -23,6 +23,7 @@
 mod database;
 mod leases;
 mod load;
+mod logins;
 mod machine;
 mod report;
 mod rows;

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::database::{self, Database};
 use crate::load::{Ask, Measured};
+use crate::logins::{self, Proof};
 use crate::server::{Kind, Server, Site};
 use crate::settings::Settings;
 
@@ -23,10 +24,16 @@ pub(crate) enum Row {
     PkiIssueUnstored,
     DatabaseCreds,
     DatabaseCredsPlain,
+    LoginAppRole,
+    LoginAppRoleBatch,
+    LoginRs256,
+    LoginRs256Batch,
+    LoginEs256,
+    LoginEs256Batch,
 }
 
 impl Row {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Health,
         Self::KvRead,
         Self::KvWrite,
@@ -36,6 +43,12 @@ impl Row {
         Self::PkiIssueUnstored,
         Self::DatabaseCreds,
         Self::DatabaseCredsPlain,
+        Self::LoginAppRole,
+        Self::LoginAppRoleBatch,
+        Self::LoginRs256,
+        Self::LoginRs256Batch,
+        Self::LoginEs256,
+        Self::LoginEs256Batch,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -49,6 +62,12 @@ impl Row {
             Self::PkiIssueUnstored => "pki-issue-unstored",
             Self::DatabaseCreds => "database-creds",
             Self::DatabaseCredsPlain => "database-creds-plain",
+            Self::LoginAppRole => "login-approle",
+            Self::LoginAppRoleBatch => "login-approle-batch",
+            Self::LoginRs256 => "login-jwt-rs256",
+            Self::LoginRs256Batch => "login-jwt-rs256-batch",
+            Self::LoginEs256 => "login-jwt-es256",
+            Self::LoginEs256Batch => "login-jwt-es256-batch",
         }
     }
 
@@ -63,10 +82,26 @@ impl Row {
             Self::PkiIssueUnstored => "pki issue, EC P-256, not stored",
             Self::DatabaseCreds => "database creds, PostgreSQL, SCRAM verifier sent",
             Self::DatabaseCredsPlain => "database creds, PostgreSQL, password sent",
+            Self::LoginAppRole => "approle login, service token",
+            Self::LoginAppRoleBatch => "approle login, batch token",
+            Self::LoginRs256 => "jwt login, RS256, service token",
+            Self::LoginRs256Batch => "jwt login, RS256, batch token",
+            Self::LoginEs256 => "jwt login, ES256, service token",
+            Self::LoginEs256Batch => "jwt login, ES256, batch token",
         }
     }
 
-    fn ask(self) -> Ask {
+    /// How the password travels to PostgreSQL. The bare SQL sends it as it is.
+    fn authentication(self) -> &'static str {
+        match self {
+            Self::DatabaseCredsPlain => "password",
+            _ => "scram-sha-256",
+        }
+    }
+
+    /// Prepares a server, and gives what it is asked then.
+    async fn set_up(self, server: &Server, database: Option<&Database>) -> Ask {
+        let login = async |proof, token_type| logins::set_up(server, proof, token_type).await;
         match self {
             Self::Health => Ask {
                 token: false,
@@ -82,28 +117,25 @@ impl Row {
                 "auth/token/create",
                 r#"{"policies":["bench"],"ttl":"3s","renewable":false}"#,
             ),
-            Self::PkiIssue => Ask::post("pki/issue/stored", CERTIFICATE),
-            Self::PkiIssueUnstored => Ask::post("pki/issue/unstored", CERTIFICATE),
-            Self::DatabaseCreds | Self::DatabaseCredsPlain => Ask::get("database/creds/bench"),
-        }
-    }
-
-    /// How the password travels to PostgreSQL. The bare SQL sends it as it is.
-    fn authentication(self) -> &'static str {
-        match self {
-            Self::DatabaseCredsPlain => "password",
-            _ => "scram-sha-256",
-        }
-    }
-
-    async fn set_up(self, server: &Server, database: Option<&Database>) {
-        match self {
-            Self::PkiIssue | Self::PkiIssueUnstored => set_up_pki(server).await,
+            Self::PkiIssue => {
+                set_up_pki(server).await;
+                Ask::post("pki/issue/stored", CERTIFICATE)
+            }
+            Self::PkiIssueUnstored => {
+                set_up_pki(server).await;
+                Ask::post("pki/issue/unstored", CERTIFICATE)
+            }
             Self::DatabaseCreds | Self::DatabaseCredsPlain => {
                 let database = database.expect("started for this row");
                 database.set_up(server, self.authentication()).await;
+                Ask::get("database/creds/bench")
             }
-            _ => {}
+            Self::LoginAppRole => login(Proof::AppRole, "service").await,
+            Self::LoginAppRoleBatch => login(Proof::AppRole, "batch").await,
+            Self::LoginRs256 => login(Proof::Jwt("RS256"), "service").await,
+            Self::LoginRs256Batch => login(Proof::Jwt("RS256"), "batch").await,
+            Self::LoginEs256 => login(Proof::Jwt("ES256"), "service").await,
+            Self::LoginEs256Batch => login(Proof::Jwt("ES256"), "batch").await,
         }
     }
 }
@@ -156,16 +188,15 @@ pub(crate) async fn measure(row: Row, settings: &Settings, site: &Site) -> Round
     for kind in Kind::ALL {
         if settings.wants_server(kind.name()) {
             let server = Server::start(kind, site).await;
-            row.set_up(&server, database.as_ref()).await;
+            let ask = row.set_up(&server, database.as_ref()).await;
             server.freeze(true);
-            servers.push((server, Vec::new()));
+            servers.push((server, ask, Vec::new()));
         }
     }
-    let ask = row.ask();
     let mut bare = Vec::new();
     let mut first = 0;
     for round in 1..=settings.rounds {
-        for (server, rounds) in &mut servers {
+        for (server, ask, rounds) in &mut servers {
             server.freeze(false);
             ask.load(server, settings, WARM_UP, first);
             first += 10_000_000;
@@ -202,13 +233,13 @@ pub(crate) async fn measure(row: Row, settings: &Settings, site: &Site) -> Round
             bare.push(load);
         }
     }
-    for (server, _) in &servers {
+    for (server, ..) in &servers {
         server.freeze(false);
     }
     Rounds {
         servers: servers
             .into_iter()
-            .map(|(server, rounds)| (server.kind, rounds))
+            .map(|(server, _, rounds)| (server.kind, rounds))
             .collect(),
         bare,
     }

@@ -206,6 +206,12 @@ impl Server {
         self.until_ready(path, write).await
     }
 
+    /// Reads as root.
+    pub(crate) async fn read(&self, path: &str) -> Value {
+        let read = async |client: &Client| client.read(path, &[]).await;
+        self.until_ready(path, read).await
+    }
+
     async fn until_ready<F>(&self, path: &str, ask: F) -> Value
     where
         F: AsyncFn(&Client) -> Result<daypass::client::Answer, ClientError>,

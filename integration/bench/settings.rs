@@ -18,8 +18,9 @@ Variables of the environment:
     LEASES=100000     leases that are held
     ENDING=50000      leases that end within one second
     ROWS=a,b          only these: health, kv-read, kv-write, token-lookup, token-create, pki-issue,
-                      pki-issue-unstored, database-creds, database-creds-plain, leases,
-                      leases-ending
+                      pki-issue-unstored, database-creds, database-creds-plain, login-approle,
+                      login-approle-batch, login-jwt-rs256, login-jwt-rs256-batch,
+                      login-jwt-es256, login-jwt-es256-batch, leases, leases-ending
     ONLY=daypass      only this server: daypass or openbao
     QUICK=1           a smoke run: one short round of everything, few leases
     BAO=FILE          OpenBao's program; default: what scripts/install-bench-tools.sh installed

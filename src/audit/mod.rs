@@ -26,7 +26,7 @@ mod log;
 mod record;
 mod tail;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod verify;
 mod writer;
 

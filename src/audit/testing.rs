@@ -56,21 +56,21 @@ pub(super) fn lines(dir: &Path) -> Vec<String> {
 
 /// A disk whose calls fail or wait when a test says so.
 #[derive(Default)]
-pub(super) struct Disk {
+pub(crate) struct Disk {
     /// How many bytes of the next write are taken, plus one; 0 for all.
-    pub(super) short_write: AtomicU64,
-    pub(super) full: AtomicBool,
-    pub(super) cut_fails: AtomicBool,
-    pub(super) sync_fails: AtomicBool,
-    pub(super) written: AtomicU64,
-    pub(super) synced: AtomicU64,
-    pub(super) syncs: AtomicU64,
+    pub(crate) short_write: AtomicU64,
+    pub(crate) full: AtomicBool,
+    pub(crate) cut_fails: AtomicBool,
+    pub(crate) sync_fails: AtomicBool,
+    pub(crate) written: AtomicU64,
+    pub(crate) synced: AtomicU64,
+    pub(crate) syncs: AtomicU64,
     held: Mutex<bool>,
     released: Condvar,
 }
 
 impl Disk {
-    pub(super) fn open(self: &Arc<Self>, dir: &Path, options: Options) -> Arc<AuditLog> {
+    pub(crate) fn open(self: &Arc<Self>, dir: &Path, options: Options) -> Arc<AuditLog> {
         let disk = Arc::clone(self);
         let mount = move |file| {
             Arc::new(OnDisk {
@@ -82,7 +82,7 @@ impl Disk {
     }
 
     /// Syncs wait from now on, or no longer.
-    pub(super) fn hold(&self, held: bool) {
+    pub(crate) fn hold(&self, held: bool) {
         *self.held.lock().unwrap() = held;
         self.released.notify_all();
     }

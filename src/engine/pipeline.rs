@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use daypass_contract::route::{Endpoint, Found};
-use daypass_contract::{Access, Body as Fields, Call, Caller, Effect, Handler, Operation, Planned};
+use daypass_contract::{
+    Access, Body as Fields, Call, Caller, Effect, Handler, Operation, Planned, Source, async_trait,
+};
 use serde_json::{Map, Value};
 
 use super::answer::{Answer, Body, Failure, Request};
@@ -12,10 +14,11 @@ use super::panics::{Panicked, caught};
 use super::plane::{ControlPlane, Engine};
 use super::system::{SystemCall, SystemHandler};
 use super::wrap::wrappable;
-use crate::audit::{self, AuditError, Kind, Position};
+use crate::audit::{self, AuditError, AuditLog, Kind, Position};
 use crate::identity::{Principal, Removal, Spent, TokenId};
 use crate::lease::LeaseId;
 use crate::policy::{Acl, Ask, Capability, Denial, Grant, decide, decide_public};
+use crate::storage::{First, writing_after};
 
 /// What a request leads to.
 enum Target {
@@ -45,11 +48,31 @@ impl Work<'_> {
         }
     }
 
+    /// Whether it may turn out that nothing is to be stored, as with a login for a batch token. The store
+    /// then waits for the record of the request where something is; and where nothing is, that record is
+    /// made durable together with the outcome's, before the answer, which is all that changes the world.
+    fn may_write_nothing(&self) -> bool {
+        matches!(self, Self::Backend(_, endpoint) if matches!(endpoint.handler, Handler::Login(_)))
+    }
+
     fn unknown_fields(&self, fields: &Map<String, Value>) -> Vec<String> {
         match self {
             Self::System(endpoint) => endpoint.unknown_fields(fields.keys()),
             Self::Backend(_, endpoint) => endpoint.unknown_fields(fields.keys()),
         }
+    }
+}
+
+/// The record of a request, which may not be on the disk yet.
+struct Recorded {
+    audit: Arc<AuditLog>,
+    position: Position,
+}
+
+#[async_trait]
+impl First for Recorded {
+    async fn durable(&self) -> Result<(), Source> {
+        Ok(self.audit.durable(self.position).await?)
     }
 }
 
@@ -280,6 +303,7 @@ impl ControlPlane {
             Err(error) => return Err(self.refused(&trail, error.into(), None)),
         };
         let changes = work.effect() == Effect::Change;
+        let mut unsynced = None;
         if changes && request.status_only {
             let failure = Failure::WrongOperation("a read that issues; HEAD does not".into());
             self.record_refusal(&trail, &failure, None)?;
@@ -300,7 +324,12 @@ impl ControlPlane {
                     error: None,
                 },
             )?;
-            self.audit.durable(position).await?;
+            if work.may_write_nothing() && request.wrap_ttl.is_none() {
+                let audit = Arc::clone(&self.audit);
+                unsynced = Some(Recorded { audit, position });
+            } else {
+                self.audit.durable(position).await?;
+            }
         }
         let unknown = work.unknown_fields(&request.fields);
         for (name, value) in parameters {
@@ -312,9 +341,12 @@ impl ControlPlane {
         };
         // A handler that panics fails this request, which still gets its record and its answer.
         let working = self.work(engine.as_ref(), &work, &grant, principal.as_ref(), request);
-        let mut result = caught(working)
-            .await
-            .unwrap_or_else(|Panicked| Err(Failure::Internal("the handler panicked".into())));
+        let caught = match unsynced {
+            Some(record) => writing_after(Arc::new(record), caught(working)).await,
+            None => caught(working).await,
+        };
+        let mut result =
+            caught.unwrap_or_else(|Panicked| Err(Failure::Internal("the handler panicked".into())));
         if let (
             Spent::Last,
             Some(engine),

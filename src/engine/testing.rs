@@ -2,6 +2,7 @@
 //! when told, a backend over it that is registered beside the real ones, and a world made of these.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -527,6 +528,17 @@ impl World {
     }
 
     pub(crate) async fn with(settings: Settings) -> Self {
+        Self::with_log(settings, |dir, clock| {
+            AuditLog::open(dir, audit::Options::default(), clock).unwrap()
+        })
+        .await
+    }
+
+    /// With the audit log that `open` opens in a folder.
+    pub(crate) async fn with_log(
+        settings: Settings,
+        open: impl FnOnce(&Path, Arc<ManualClock>) -> Arc<AuditLog>,
+    ) -> Self {
         static WORLDS: AtomicUsize = AtomicUsize::new(0);
         let number = WORLDS.fetch_add(1, Ordering::Relaxed);
         let storage = Arc::new(Crashing::default());
@@ -548,12 +560,7 @@ impl World {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(name.clone(), Arc::clone(&upstream));
         let log = tempfile::tempdir().unwrap();
-        let audit = AuditLog::open(
-            log.path(),
-            audit::Options::default(),
-            Arc::<ManualClock>::clone(&clock),
-        )
-        .unwrap();
+        let audit = open(log.path(), Arc::clone(&clock));
         let mut world = Self {
             plane: control_plane(
                 &barrier,

@@ -7,6 +7,7 @@ mod bulk;
 mod doubt;
 mod identity;
 mod leases;
+mod login_records;
 mod logins;
 mod model;
 mod pipeline;

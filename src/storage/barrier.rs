@@ -9,6 +9,7 @@
 //! * Sealed, it holds no key and answers nothing but [`StorageError::Sealed`].
 //! * A data key is stored before the first value that it seals.
 //! * The records that open the barrier itself cannot be read or written through it.
+//! * A write waits for what its task says must be durable first (see [`super::writing_after`]).
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -21,7 +22,7 @@ use uuid::Uuid;
 
 use super::keyring::{AutoRotation, KEYRING, Keyring, MOST_ENCRYPTIONS, OpenError};
 use super::view::MountStore;
-use super::{Range, Row, RowWrite, Storage, StorageError, WriteBatch};
+use super::{Range, Row, RowWrite, Storage, StorageError, WriteBatch, first};
 use crate::memory::LockedKey;
 
 /// Where the seal keeps what it needs to open the barrier.
@@ -146,6 +147,7 @@ impl Barrier {
 
     /// Applies a batch: all of it, or none of it and an error. Gives the revision of what it put.
     pub async fn apply(&self, batch: Batch) -> Result<Revision, StorageError> {
+        first::wait().await?;
         for (key, _) in &batch.expected {
             check_key(key)?;
         }

@@ -14,6 +14,7 @@ pub mod agenda;
 mod barrier;
 mod embedded;
 mod error;
+mod first;
 mod keyring;
 pub mod memory;
 pub mod seal;
@@ -29,6 +30,7 @@ use daypass_contract::{Revision, async_trait};
 pub use self::barrier::{Barrier, KeyStatus};
 pub use self::embedded::{Embedded, Options, Statistics};
 pub use self::error::StorageError;
+pub use self::first::{First, writing_after};
 pub use self::keyring::AutoRotation;
 
 /// A stored value, sealed, and which write put it there.
