@@ -163,7 +163,9 @@ pub(super) fn mount(engine: &Engine, accessor: &str) -> Result<LoginMount, Failu
         .iter()
         .map(|mount| mount.record())
         .find(|record| record.accessor == accessor)
-        .ok_or_else(|| Failure::Invalid(format!("invalid mount accessor {accessor:?}")))?;
+        .ok_or_else(|| {
+            Failure::Invalid("field \"mount_accessor\": invalid mount accessor".into())
+        })?;
     Ok(LoginMount {
         accessor: record.accessor.clone(),
         path: format!("{}/", record.path),

@@ -233,7 +233,7 @@ impl ControlPlane {
             wrap_ttl: None,
             own: true,
         };
-        let deleted = self.serve_with(Some(Arc::clone(engine)), request).await;
+        let deleted = Box::pin(self.serve_with(Some(Arc::clone(engine)), request)).await;
         let digest = Batch::new().delete(format!("{DIGESTS}{path}"));
         self.barrier.apply(digest).await?;
         if let Some(id) = &principal.token {
@@ -280,7 +280,7 @@ impl ControlPlane {
             own: true,
         };
         // The engine is not published yet, so the request is served with it in hand.
-        self.serve_with(Some(Arc::clone(engine)), request).await?;
+        Box::pin(self.serve_with(Some(Arc::clone(engine)), request)).await?;
         self.barrier
             .apply(Batch::new().put(digest_key, Secret::new(digest.as_ref())))
             .await?;

@@ -501,9 +501,13 @@ impl ControlPlane {
                     Handler::Answer(answer) => Ok(answer(call).await?.into()),
                     Handler::Plan(plan) => match plan(call).await? {
                         Planned::Unleased(reply) => Ok(reply.into()),
-                        Planned::Leased(plan) => engine.issue(grant, principal, mount, plan).await,
+                        Planned::Leased(plan) => {
+                            Box::pin(engine.issue(grant, principal, mount, plan)).await
+                        }
                     },
-                    Handler::Login(login) => engine.login(grant, mount, login, call).await,
+                    Handler::Login(login) => {
+                        Box::pin(engine.login(grant, mount, login, call)).await
+                    }
                 }
             }
         }

@@ -211,7 +211,11 @@ impl Oidc {
             None => None,
             Some(given) => match given.parse::<Algorithm>() {
                 Ok(algorithm) => Some(algorithm),
-                Err(()) => return invalid(format!("unknown signing algorithm {given:?}")),
+                Err(()) => {
+                    return invalid(
+                        "field \"algorithm\": must be ES256, ES384, ES512, RS256, RS384, RS512 or EdDSA",
+                    );
+                }
             },
         };
         for _ in 0..RACES {
@@ -427,7 +431,7 @@ impl Oidc {
                     self.put_key(DEFAULT_KEY, everyone).await?;
                     continue;
                 }
-                return invalid(format!("cannot find key {:?}", role.key));
+                return invalid("field \"key\": cannot find a key of that name");
             };
             if role.ttl > key.verification_ttl {
                 return invalid(
