@@ -279,7 +279,7 @@ def token_roles():
     same(root.json(f"token lookup {made['client_token']}")["data"], role="ci", path="auth/token/create/ci/ci-jobs")
     root.refuses("token create -role=ci -policy=root")
     root.refuses("token create -role=none", "unknown role")
-    root.says("write auth/token/roles/nightly token_type=batch orphan=true disallowed_policies=root")
+    root.says("write auth/token/roles/nightly token_type=batch orphan=true renewable=false disallowed_policies=root")
     assert root.json("list auth/token/roles") == ["ci", "nightly"]
     same(root.json(f"token lookup {token('-role=nightly -policy=reader')['client_token']}")["data"], type="batch")
     root.says("delete auth/token/roles/nightly")

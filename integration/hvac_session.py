@@ -57,11 +57,11 @@ def policies():
     root.sys.create_or_update_policy("reader", text)
     assert root.sys.read_policy("reader")["data"]["rules"] == text
     listed = root.sys.list_policies()["data"]["policies"]
-    assert listed == ["default", "reader", "root"], listed
+    assert sorted(listed) == ["default", "reader", "root"], listed
     root.sys.create_or_update_acl_policy("writer", {"path": {"secret/*": {"capabilities": ["create", "update"]}}})
     assert "secret/*" in root.sys.read_acl_policy("writer")["data"]["policy"]
     listed = root.sys.list_acl_policies()["data"]["keys"]
-    assert listed == ["default", "reader", "root", "writer"], listed
+    assert sorted(listed) == ["default", "reader", "root", "writer"], listed
     root.sys.delete_acl_policy("writer")
     refused(exceptions.InvalidPath, root.sys.read_acl_policy, "writer")
     root.sys.enable_secrets_engine("kv", path="secret", options={"version": "2"})
@@ -121,7 +121,7 @@ def approle():
     refused(exceptions.InvalidRequest, anyone.auth.approle.login, "known", "by-hand", use_token=False)
     # A secret id that nobody but its machine sees.
     wrapped = api.generate_secret_id("app", wrap_ttl="60s")["wrap_info"]
-    opened = anyone.sys.unwrap(wrapped["token"])["data"]
+    opened = connect(wrapped["token"]).sys.unwrap()["data"]
     reads(anyone.auth.approle.login("known", opened["secret_id"], use_token=False)["auth"])
     api.delete_role("app")
     refused(exceptions.InvalidPath, api.read_role, "app")
@@ -181,13 +181,13 @@ def wrapping():
     same(wrapped, ttl=90, creation_path="sys/wrapping/wrap")
     same(root.write_data("sys/wrapping/lookup", data={"token": wrapped["token"]})["data"], creation_ttl=90)
     again = root.write_data("sys/wrapping/rewrap", data={"token": wrapped["token"]})["wrap_info"]
-    refused(exceptions.InvalidRequest, anyone.sys.unwrap, wrapped["token"])
+    refused(exceptions.InvalidRequest, root.sys.unwrap, wrapped["token"])
     # With the wrapping token as the caller's own.
     assert connect(again["token"]).sys.unwrap()["data"] == {"a": "b"}
-    refused(exceptions.InvalidRequest, anyone.sys.unwrap, again["token"])
+    refused(exceptions.InvalidRequest, root.sys.unwrap, again["token"])
     token = root.auth.token.create(policies=["reader"], ttl="1h", wrap_ttl="1m")
     assert token["auth"] is None and token["wrap_info"]["wrapped_accessor"], token
-    reads(anyone.sys.unwrap(token["wrap_info"]["token"])["auth"])
+    reads(root.sys.unwrap(token["wrap_info"]["token"])["auth"])
     root.write_data("cubbyhole/note", data={"k": "v"})
     assert root.read("cubbyhole/note")["data"] == {"k": "v"}
     root.delete("cubbyhole/note")
@@ -223,8 +223,8 @@ def quotas():
     root.sys.create_or_update_quota("slow", rate=2, path="limited", interval="1h")
     same(root.sys.read_quota("slow")["data"], name="slow", rate=2, interval=3600, type="rate-limit")
     assert root.sys.list_quotas()["data"]["keys"] == ["slow"]
-    for _ in range(2 if DAYPASS else 1):
-        root.secrets.kv.v1.create_or_update_secret("a", {"k": "v"}, mount_point="limited")
+    # hvac looks first whether there is a secret: two requests.
+    root.secrets.kv.v1.create_or_update_secret("a", {"k": "v"}, mount_point="limited")
     refused(exceptions.RateLimitExceeded, root.secrets.kv.v1.read_secret, "a", mount_point="limited")
     root.sys.delete_quota("slow")
     root.secrets.kv.v1.read_secret("a", mount_point="limited")

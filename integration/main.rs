@@ -35,6 +35,7 @@ mod server;
 mod sessions;
 mod tls;
 mod tools;
+mod vaultrs;
 mod transit;
 
 use std::time::{Duration, Instant};

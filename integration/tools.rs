@@ -28,6 +28,19 @@ pub(crate) fn from_venv(program: &str) -> Command {
     Command::new(path)
 }
 
+/// Where the packages from npm are: `DAYPASS_NODE`, or `target/node`.
+pub(crate) fn node_modules() -> PathBuf {
+    let folder =
+        std::env::var_os("DAYPASS_NODE").map_or_else(|| root("target/node"), PathBuf::from);
+    let modules = folder.join("node_modules");
+    assert!(
+        modules.exists(),
+        "{} is missing: run scripts/install-test-tools.sh",
+        modules.display()
+    );
+    modules
+}
+
 /// A file of the repository.
 pub(crate) fn root(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name)

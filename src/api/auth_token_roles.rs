@@ -1,6 +1,6 @@
 //! `auth/token/roles/*`: the templates that `auth/token/create/:role` creates tokens by.
 
-use daypass_contract::{Keys, NoFields, Operation, WithToken};
+use daypass_contract::{Keys, NoFields, Operation, TokenType, WithToken};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -89,7 +89,11 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
 
 async fn read(call: SystemCall, request: NameRequest) -> Result<Answer, Failure> {
     let role = call.engine()?.tokens.role(&request.role_name).await?;
-    let role = role.ok_or(Failure::NotFound)?;
+    let mut role = role.ok_or(Failure::NotFound)?;
+    // Without a mount of its own, a token role has nobody to leave the choice to.
+    if role.token.token_type == TokenType::Default {
+        role.token.token_type = TokenType::DefaultService;
+    }
     Answer::data(&RoleView {
         name: request.role_name,
         period: role.token.token_period.as_secs(),

@@ -195,9 +195,9 @@ fn plain(status: StatusCode, content_type: &'static str, bytes: Vec<u8>) -> Resp
     let mut response = Response::new(HttpBody::from(bytes));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    if status != StatusCode::NO_CONTENT {
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    }
+    // Also where there is nothing to say: the cache of `bao agent` ignores revocations that are not
+    // answered as JSON.
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -36,8 +36,9 @@ struct LeaseRequest {
 struct PrefixRequest {
     #[serde(default)]
     prefix: String,
-    #[serde(rename = "sync", default)]
-    _sync: bool,
+    /// Whether to answer when the leases are gone, and not when it is certain that they go.
+    #[serde(default)]
+    sync: bool,
     #[serde(rename = "list", default)]
     _list: bool,
 }
@@ -296,8 +297,17 @@ async fn revoked(engine: &Engine, id: &LeaseId) -> Result<Answer, Failure> {
 }
 
 async fn revoke_prefix(call: SystemCall, request: PrefixRequest) -> Result<Answer, Failure> {
-    call.engine()?.revoke_prefix(&prefix_of(&request)?).await?;
-    Ok(Answer::nothing())
+    let (engine, prefix) = (call.engine()?, prefix_of(&request)?);
+    if !request.sync {
+        engine.revoke_prefix(&prefix).await?;
+        return Ok(Answer::nothing());
+    }
+    Ok(match engine.revoke_prefix_now(&prefix).await? {
+        None => Answer::nothing(),
+        Some(reason) => Answer::of(Body::Accepted).warn(format!(
+            "not all of the leases could be revoked yet; they are retried: {reason}"
+        )),
+    })
 }
 
 async fn revoke_force(call: SystemCall, request: PrefixRequest) -> Result<Answer, Failure> {

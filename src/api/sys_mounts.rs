@@ -280,7 +280,7 @@ fn built_in(kind: &str, description: &str) -> MountView {
             token_type: (kind == "token").then_some(TokenType::DefaultService),
         },
         options: None,
-        local: false,
+        local: kind == "cubbyhole",
         seal_wrap: false,
         external_entropy_access: false,
         plugin_version: "",
@@ -291,6 +291,9 @@ fn built_in(kind: &str, description: &str) -> MountView {
         revocability: None,
     }
 }
+
+/// Mounts that are always there.
+const BUILT_IN: [&str; 3] = ["sys", "cubbyhole", "identity"];
 
 /// What is shown of how an auth method's tokens are.
 fn token_type(record: &MountRecord) -> Option<TokenType> {
@@ -368,6 +371,11 @@ async fn enable_auth(call: SystemCall, mut request: EnableRequest) -> Result<Ans
 }
 
 async fn disable_auth(call: SystemCall, request: PathRequest) -> Result<Answer, Failure> {
+    if request.path.trim_matches('/') == "token" {
+        return Err(Failure::Invalid(
+            "the token auth method cannot be disabled: the server needs it".into(),
+        ));
+    }
     disable_any(&call, &below_auth(&request.path)).await
 }
 
@@ -446,7 +454,13 @@ fn nonzero(ttl: Option<Duration>) -> Option<Duration> {
 
 async fn disable(call: SystemCall, request: PathRequest) -> Result<Answer, Failure> {
     only_secrets(&request.path)?;
-    disable_any(&call, &request.path).await
+    let path = request.path.trim_matches('/');
+    if BUILT_IN.contains(&path) {
+        return Err(Failure::Invalid(format!(
+            "cannot unmount \"{path}/\": the server needs it"
+        )));
+    }
+    disable_any(&call, path).await
 }
 
 async fn disable_any(call: &SystemCall, path: &str) -> Result<Answer, Failure> {

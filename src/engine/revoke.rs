@@ -157,6 +157,41 @@ impl Engine {
         }
     }
 
+    /// Revokes every lease whose id begins with `prefix` now. `Ok(None)`: they are gone. `Ok(Some(reason))`: why one
+    /// of those that are left could not be revoked yet; they are retried.
+    pub async fn revoke_prefix_now(
+        self: &Arc<Self>,
+        prefix: &str,
+    ) -> Result<Option<String>, Failure> {
+        self.revoke_prefix(prefix).await?;
+        let (mut left, mut after) = (None, None);
+        loop {
+            let ids = self.leases.under(prefix, after.as_ref(), PAGE).await?;
+            let Some(last) = ids.last().cloned() else {
+                return Ok(left);
+            };
+            after = Some(last);
+            for some in ids.chunks(self.settings.revoke_concurrency.max(1)) {
+                let mut running = JoinSet::new();
+                for id in some.iter().cloned() {
+                    let engine = Arc::clone(self);
+                    running.spawn(async move {
+                        match engine.revoke_lease(&id).await {
+                            // The worker was faster.
+                            Err(_) if matches!(engine.leases.get(&id).await, Ok(None)) => Ok(None),
+                            outcome => outcome,
+                        }
+                    });
+                }
+                while let Some(done) = running.join_next().await {
+                    // A panic is the backend's; its lease stays for the worker.
+                    let reason = done.unwrap_or_else(|_| Ok(Some("its backend failed".into())))?;
+                    left = left.or(reason);
+                }
+            }
+        }
+    }
+
     /// Forgets every lease whose id begins with `prefix`, whether its credential can be revoked or not.
     /// What could not be revoked is in the audit log by name. Returns how many were forgotten.
     pub async fn revoke_force(self: &Arc<Self>, prefix: &str) -> Result<usize, Failure> {
