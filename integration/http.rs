@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use reqwest::{Certificate, Method};
+use reqwest::{Certificate, ClientBuilder, Identity, Method};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
@@ -46,18 +46,29 @@ impl fmt::Display for Answer {
     }
 }
 
+fn builder(ca_pem: &str) -> ClientBuilder {
+    let ca = Certificate::from_pem(ca_pem.as_bytes()).unwrap();
+    reqwest::Client::builder()
+        .tls_certs_only([ca])
+        .timeout(Duration::from_secs(30))
+}
+
 impl Client {
     pub(crate) fn new(url: &str, ca_pem: &str, token: Option<&str>) -> Self {
-        let ca = Certificate::from_pem(ca_pem.as_bytes()).unwrap();
-        let http = reqwest::Client::builder()
-            .tls_certs_only([ca])
-            .timeout(Duration::from_secs(30))
-            .build()
-            .unwrap();
         Self {
-            http,
+            http: builder(ca_pem).build().unwrap(),
             url: url.to_owned(),
             token: token.map(str::to_owned),
+        }
+    }
+
+    /// A client without a token that shows a certificate; `pem` holds its chain and its key.
+    pub(crate) fn showing(url: &str, ca_pem: &str, pem: &str) -> Self {
+        let identity = Identity::from_pem(pem.as_bytes()).unwrap();
+        Self {
+            http: builder(ca_pem).identity(identity).build().unwrap(),
+            url: url.to_owned(),
+            token: None,
         }
     }
 

@@ -26,6 +26,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use super::key_holder::KeyHolder;
 use super::service::Service;
 use crate::config::ListenAddress;
 
@@ -45,10 +46,24 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// The private key in PEM.
     pub key: PathBuf,
-    /// Client certificates are verified against these CAs.
-    pub client_ca: Option<PathBuf>,
-    /// Clients without a certificate are refused.
-    pub client_required: bool,
+    /// Which certificates clients show.
+    pub clients: ClientCertificates,
+}
+
+/// Which certificates clients show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// None: they are not asked.
+    Unasked,
+    /// Any whose key they hold; who vouches for it is for an auth method to judge.
+    Any,
+    /// Those that an authority vouches for.
+    Of {
+        /// The authorities in PEM.
+        ca: PathBuf,
+        /// Clients without one are refused.
+        required: bool,
+    },
 }
 
 /// Why a listener cannot start.
@@ -320,9 +335,13 @@ impl Loaded {
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| fault(&files.certificate, error.to_string()))?;
-        let builder = match &files.client_ca {
-            None => builder.with_no_client_auth(),
-            Some(file) => {
+        let builder = match &files.clients {
+            ClientCertificates::Unasked => builder.with_no_client_auth(),
+            ClientCertificates::Any => {
+                let algorithms = provider.signature_verification_algorithms;
+                builder.with_client_cert_verifier(Arc::new(KeyHolder::new(algorithms)))
+            }
+            ClientCertificates::Of { ca: file, required } => {
                 let mut roots = RootCertStore::empty();
                 clients = CertificateDer::pem_file_iter(file)
                     .and_then(Iterator::collect::<Result<Vec<_>, _>>)
@@ -334,7 +353,7 @@ impl Loaded {
                 }
                 let verifier =
                     WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-                let verifier = if files.client_required {
+                let verifier = if *required {
                     verifier
                 } else {
                     verifier.allow_unauthenticated()

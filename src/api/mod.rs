@@ -14,6 +14,7 @@ mod identity_entity;
 mod identity_group;
 mod identity_lookup;
 mod identity_oidc;
+mod key_holder;
 mod listener;
 mod openapi;
 mod service;
@@ -42,7 +43,7 @@ mod sys_state;
 mod tests;
 mod unserved;
 
-pub use listener::{Identity, Listener, ListenerError, Loaded, TlsFiles};
+pub use listener::{ClientCertificates, Identity, Listener, ListenerError, Loaded, TlsFiles};
 pub use openapi::document;
 pub use service::{HttpLimits, Service};
 

@@ -91,6 +91,8 @@ pub struct Tls {
 pub enum ClientAuth {
     /// They are not asked.
     None,
+    /// They are asked, and any is taken whose key they hold; auth methods judge it. The default.
+    Request,
     /// They are asked; one that is shown must be valid.
     Optional,
     /// Without a valid one there is no connection.

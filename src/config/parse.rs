@@ -270,19 +270,20 @@ fn tls_identity(table: &Table<'_>) -> Option<Tls> {
         .and_then(|node| {
             node.one_of(&[
                 ("none", ClientAuth::None),
+                ("request", ClientAuth::Request),
                 ("optional", ClientAuth::Optional),
                 ("required", ClientAuth::Required),
             ])
         })
-        .unwrap_or(ClientAuth::None);
-    let asks = client_auth != ClientAuth::None;
-    if asks && client_ca_file.is_none() && table.node("client_ca_file").is_none() {
+        .unwrap_or(ClientAuth::Request);
+    let judges = matches!(client_auth, ClientAuth::Optional | ClientAuth::Required);
+    if judges && client_ca_file.is_none() && table.node("client_ca_file").is_none() {
         table.problem(
             "client_ca_file",
-            "is required where client_auth asks for certificates",
+            "is required where client_auth is \"optional\" or \"required\"",
         );
     }
-    if !asks && let Some(node) = table.node("client_ca_file") {
+    if !judges && let Some(node) = table.node("client_ca_file") {
         node.problem("has no effect: set client_auth to \"optional\" or \"required\"");
     }
     Some(Tls {

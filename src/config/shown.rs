@@ -65,6 +65,7 @@ fn listener(listener: &Listener) -> Value {
             "client_ca_file": tls.client_ca_file,
             "client_auth": match tls.client_auth {
                 ClientAuth::None => "none",
+                ClientAuth::Request => "request",
                 ClientAuth::Optional => "optional",
                 ClientAuth::Required => "required",
             },

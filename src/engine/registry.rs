@@ -63,6 +63,12 @@ pub fn kinds() -> &'static [BackendKind] {
             open: |host| Box::pin(async { daypass_auth::approle::open(host).await }),
         },
         BackendKind {
+            name: "cert",
+            class: Class::Auth,
+            summary: "Certificates shown in TLS: machines, and workloads with an X.509-SVID",
+            open: |host| Box::pin(async { daypass_auth::cert::open(host).await }),
+        },
+        BackendKind {
             name: "database",
             class: Class::Secrets,
             summary: "Dynamic database credentials",

@@ -302,7 +302,7 @@ fn certificates(folder: &PathBuf) -> Result<Tls, StartError> {
         cert_file: folder.join("server.pem"),
         key_file: folder.join("server.key"),
         client_ca_file: None,
-        client_auth: ClientAuth::None,
+        client_auth: ClientAuth::Request,
     };
     if tls.cert_file.exists() && tls.key_file.exists() {
         return Ok(tls);

@@ -15,7 +15,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::operate::Operator;
-use crate::api::{self, HttpLimits, Listener, ListenerError, Service, TlsFiles};
+use crate::api::{
+    self, ClientCertificates, HttpLimits, Listener, ListenerError, Service, TlsFiles,
+};
 use crate::audit::devices::{self, DeviceRules};
 use crate::audit::{AuditError, AuditLog};
 use crate::config::{self, ClientAuth, Config, ConfigErrors, Fixed, SealSettings};
@@ -247,10 +249,14 @@ fn tls_files(tls: config::Tls) -> TlsFiles {
     TlsFiles {
         certificate: tls.cert_file,
         key: tls.key_file,
-        client_ca: tls
-            .client_ca_file
-            .filter(|_| tls.client_auth != ClientAuth::None),
-        client_required: tls.client_auth == ClientAuth::Required,
+        clients: match tls.client_auth {
+            ClientAuth::None => ClientCertificates::Unasked,
+            ClientAuth::Request => ClientCertificates::Any,
+            ClientAuth::Optional | ClientAuth::Required => ClientCertificates::Of {
+                ca: tls.client_ca_file.unwrap_or_default(),
+                required: tls.client_auth == ClientAuth::Required,
+            },
+        },
     }
 }
 

@@ -7,13 +7,15 @@
 //! # Invariants
 //!
 //! * **A failed login says nothing** where a proof could be guessed: whatever part of it was wrong, text and
-//!   status are the same. (A signature cannot be guessed: `jwt` and `kubernetes` say which claim does not fit.)
+//!   status are the same. (A signature cannot be guessed: `cert`,
+//!   `jwt` and `kubernetes` say what does not fit.)
 //! * **What logs in is not readable at rest.** Passwords and secret ids are kept as hashes.
 
 use daypass_contract::{BackendError, Host, Revocability};
 
 mod again;
 pub mod approle;
+pub mod cert;
 mod earlier;
 mod name;
 mod strict;
