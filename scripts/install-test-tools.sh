@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the tests need besides cargo, where it is missing: PostgreSQL and gdb from Debian, and
-# into a Python environment and a folder of Node packages the clients of the Vault API and the linter.
+# Installs what the tests need besides cargo, where it is missing: PostgreSQL, gdb, OpenSSH and Node from Debian,
+# and into a Python environment and a folder of Node packages the clients of the Vault API and the linter.
 # Quiet where nothing is to be done. Needs root (or sudo) on Debian and its relatives.
 set -eu
 
@@ -20,6 +20,8 @@ need() { # PROGRAM PACKAGE
 need gdb gdb
 need openssl openssl
 need curl curl
+need ssh-keygen openssh-client
+need /usr/sbin/sshd openssh-server
 need python3 python3
 need node nodejs
 need npm npm
