@@ -19,6 +19,7 @@ mod api_table;
 mod audit_devices;
 mod authorization;
 mod canary;
+mod cli_logins;
 mod clients;
 mod crash;
 mod database;
