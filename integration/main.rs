@@ -20,6 +20,7 @@ mod audit_devices;
 mod authorization;
 mod canary;
 mod cert_logins;
+mod cli_logins;
 mod clients;
 mod crash;
 mod database;

@@ -4,6 +4,7 @@ use std::io::{self, Read as _};
 use std::path::Path;
 
 use daypass_contract::Secret;
+use rustix::process::Signal;
 use zeroize::Zeroizing;
 
 use super::Failure;
@@ -34,6 +35,8 @@ pub(super) struct Context<'a, 's> {
     pub(super) overrides: Overrides,
     pub(super) format: Format,
     pub(super) field: Option<String>,
+    /// For how long the server shall keep the answer behind a token that opens it once.
+    pub(super) wrap_ttl: Option<String>,
 }
 
 impl Context<'_, '_> {
@@ -41,6 +44,30 @@ impl Context<'_, '_> {
     pub(super) fn client(&self) -> Result<Client, Failure> {
         Client::from_env(&self.overrides, self.environment)
             .map_err(|error| Failure::request("use these settings", error))
+    }
+
+    /// The same without the token in use: for requests that bring an authority of their own.
+    pub(super) fn client_without_token(&self) -> Result<Client, Failure> {
+        let overrides = Overrides {
+            token_file: None,
+            ..self.overrides.clone()
+        };
+        let environment = |name: &str| match name {
+            "DAYPASS_TOKEN" | "VAULT_TOKEN" | "DAYPASS_TOKEN_FILE" | "HOME" => None,
+            name => (self.environment)(name),
+        };
+        Client::from_env(&overrides, &environment)
+            .map_err(|error| Failure::request("use these settings", error))
+    }
+
+    /// From now on the client's answers are wrapped, where the command line asks for that.
+    pub(super) fn wrap(&self, client: &mut Client) -> Result<(), Failure> {
+        match &self.wrap_ttl {
+            Some(ttl) => client
+                .set_wrap_ttl(ttl)
+                .map_err(|error| Failure::request("use --wrap-ttl", error)),
+            None => Ok(()),
+        }
     }
 
     /// Where the token is kept between commands.
@@ -135,26 +162,71 @@ impl Context<'_, '_> {
         }
     }
 
+    /// One secret in which blanks count, such as a password: all that comes in, but for the line break at
+    /// its end.
+    pub(super) fn read_line(&mut self, prompt: &str) -> Result<Secret, Failure> {
+        let input = if self.streams.input_is_terminal {
+            self.ask(prompt)?
+        } else {
+            self.read_input()?
+        };
+        let failed = |why: &str| Failure::usage(format!("read the {}", prompt.to_lowercase()), why);
+        match without_line_break(input.expose()) {
+            b"" => Err(failed("nothing came in")
+                .hint("type it at the prompt, or pipe it in: `daypass … < FILE`")),
+            line if line.contains(&b'\n') => Err(failed("more than one line came in")),
+            line => Ok(Secret::new(line)),
+        }
+    }
+
+    /// Asks a person, who does not see what they type. Ctrl-C at the prompt leaves the terminal as it was.
     fn ask(&mut self, prompt: &str) -> Result<Secret, Failure> {
-        use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+        use rustix::termios::{
+            LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcsetattr,
+        };
         let failed = |why: String| Failure::usage("ask on the terminal", why);
         let terminal = io::stdin();
         let before = tcgetattr(&terminal).map_err(|error| failed(error.to_string()))?;
         let mut quiet = before.clone();
         quiet.local_modes.remove(LocalModes::ECHO);
         quiet.local_modes.insert(LocalModes::ECHONL);
-        let _ = write!(self.streams.err, "{prompt} (not shown): ");
-        let _ = self.streams.err.flush();
+        // The keys that interrupt end the line instead, so that the terminal can be put right before the
+        // signal that they stand for ends this process.
+        let codes = &mut quiet.special_codes;
+        let mut interrupts = Vec::new();
+        for (key, ends_line, signal) in [
+            (SpecialCodeIndex::VINTR, SpecialCodeIndex::VEOL, Signal::INT),
+            (
+                SpecialCodeIndex::VQUIT,
+                SpecialCodeIndex::VEOL2,
+                Signal::QUIT,
+            ),
+        ] {
+            let code = std::mem::replace(&mut codes[key], NO_KEY);
+            if code != NO_KEY {
+                codes[ends_line] = code;
+                interrupts.push((code, signal));
+            }
+        }
         tcsetattr(&terminal, OptionalActions::Flush, &quiet)
             .map_err(|error| failed(error.to_string()))?;
+        let _ = write!(self.streams.err, "{prompt} (not shown): ");
+        let _ = self.streams.err.flush();
         let mut line = Zeroizing::new(Vec::new());
+        let mut interrupted = None;
         let read = loop {
             let mut byte = [0];
             match self.streams.input.read(&mut byte) {
                 Ok(0) => break Ok(()),
                 Ok(_) if byte == [b'\n'] => break Ok(()),
                 Ok(_) if line.len() as u64 >= MAX_INPUT_BYTES => break Ok(()),
-                Ok(_) => line.extend_from_slice(&byte),
+                Ok(_) => {
+                    interrupted = interrupts.iter().find(|(code, _)| byte == [*code]);
+                    if interrupted.is_some() {
+                        break Ok(());
+                    }
+                    line.extend_from_slice(&byte);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => break Err(error),
             }
@@ -163,6 +235,30 @@ impl Context<'_, '_> {
         let restored = tcsetattr(&terminal, OptionalActions::Flush, &before);
         read.map_err(|error| failed(error.to_string()))?;
         restored.map_err(|error| failed(error.to_string()))?;
+        if let Some((_, signal)) = interrupted {
+            let _ = writeln!(self.streams.err);
+            interrupt(&terminal, *signal);
+            // Only where the signal is ignored.
+            return Err(failed("it was interrupted".into()));
+        }
         Ok(Secret::new(std::mem::take(&mut *line)))
     }
+}
+
+/// What stands for a key that does nothing.
+const NO_KEY: u8 = 0;
+
+/// Does what the terminal would have done at the key: signals all who run in its foreground.
+fn interrupt(terminal: &io::Stdin, signal: Signal) {
+    use rustix::process::{getpgrp, getpid, kill_current_process_group, kill_process};
+    let _ = match rustix::termios::tcgetpgrp(terminal) {
+        Ok(group) if group == getpgrp() => kill_current_process_group(signal),
+        _ => kill_process(getpid(), signal),
+    };
+}
+
+/// The text without the line break that an editor or a shell leaves at its end.
+pub(super) fn without_line_break(text: &[u8]) -> &[u8] {
+    let text = text.strip_suffix(b"\n").unwrap_or(text);
+    text.strip_suffix(b"\r").unwrap_or(text)
 }

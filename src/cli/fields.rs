@@ -60,6 +60,11 @@ impl Context<'_, '_> {
     }
 }
 
+/// Whether the argument gives this field as text, where every process of the machine can read it.
+pub(super) fn shows(argument: &str, name: &str) -> bool {
+    matches!(parse(argument), Ok(Field::Text(field, value)) if field == name && !value.is_empty())
+}
+
 /// One argument.
 #[derive(Debug, PartialEq, Eq)]
 enum Field<'a> {

@@ -18,7 +18,8 @@ Writes fields to a path.
     $ daypass write db/roles/readonly db_name=orders creation_statements=@role.sql default_ttl=15m
     $ pass show orders | daypass write db/config/orders username=daypass password=-
     $ daypass write auth/approle/login @login.json
-    $ daypass write -f pki/crl/rotate                   # no fields";
+    $ daypass write -f pki/crl/rotate                   # no fields
+    $ daypass write --wrap-ttl 5m -f auth/approle/role/web/secret-id";
 
 pub(super) const PATCH: &str = "\
 Changes the given fields of what stands at a path and leaves the others (RFC 7396). Not every path can do that.
@@ -55,8 +56,9 @@ impl Read {
             .iter()
             .map(|(k, v)| (k.as_str(), v.as_str()))
             .collect();
-        let answer = context
-            .client()?
+        let mut client = context.client()?;
+        context.wrap(&mut client)?;
+        let answer = client
             .read(&self.path, &query)
             .await
             .map_err(|error| Failure::request(&what, error))?;
@@ -95,8 +97,9 @@ impl Write {
                 .hint("give some as k=v, or say --force to write without any"));
         }
         let fields = context.fields(&self.fields)?;
-        let answer = context
-            .client()?
+        let mut client = context.client()?;
+        context.wrap(&mut client)?;
+        let answer = client
             .write(&self.path, &fields)
             .await
             .map_err(|error| Failure::request(what, error))?;
@@ -118,8 +121,9 @@ pub(super) struct Patch {
 impl Patch {
     pub(super) async fn run(self, context: &mut Context<'_, '_>) -> Result<(), Failure> {
         let fields = context.fields(&self.fields)?;
-        let answer = context
-            .client()?
+        let mut client = context.client()?;
+        context.wrap(&mut client)?;
+        let answer = client
             .patch(&self.path, &fields)
             .await
             .map_err(|error| Failure::request(format!("patch {}", self.path), error))?;

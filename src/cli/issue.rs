@@ -46,7 +46,7 @@ impl Issue {
     pub(super) async fn run(self, context: &mut Context<'_, '_>) -> Result<(), Failure> {
         let role = self.role.trim_matches('/');
         let what = format!("issue from {role}");
-        let client = context.client()?;
+        let mut client = context.client()?;
         let mount = client
             .read(&format!("sys/internal/ui/mounts/{role}"), &[])
             .await
@@ -69,6 +69,13 @@ impl Issue {
                 format!("{path} issues no certificates to write into files"),
             ));
         }
+        if wants_files && context.wrap_ttl.is_some() {
+            return Err(Failure::usage(
+                what,
+                "a wrapped answer has nothing to write into files",
+            ));
+        }
+        context.wrap(&mut client)?;
         let answer = match kind {
             "database" => {
                 let query = context.query(&self.fields)?;

@@ -222,18 +222,19 @@ impl Get {
     async fn run(self, context: &mut Context<'_, '_>) -> Result<(), Failure> {
         let path = self.path.path;
         let what = format!("read {path}");
-        let place = match self.version {
+        let mut place = match self.version {
             Some(_) => Place::versioned(context, &path, "read an old version").await?,
             None => Place::find(context, &path).await?,
         };
         let version = self.version.map(|version| version.to_string());
         let query: Vec<(&str, &str)> = version.iter().map(|v| ("version", v.as_str())).collect();
+        context.wrap(&mut place.client)?;
         let answer = place
             .client
             .read(&place.api("data"), &query)
             .await
             .map_err(|error| Failure::request(&what, error))?;
-        if !place.versioned {
+        if !place.versioned || context.wrap_ttl.is_some() {
             return context.answer(&answer, "");
         }
         let data = answer.data().get("data").unwrap_or(&Value::Null);

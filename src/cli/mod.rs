@@ -1,11 +1,13 @@
 //! The commands. Those that talk to a server use only [`crate::client`], so that nothing here can do what
 //! the API would not allow.
 //!
-//! **Invariant:** a secret is never an argument, which every process of the machine could read: it comes from
-//! a prompt, standard input or a file. Output goes through `output`, errors through [`Failure`], both in one
+//! **Invariant:** a secret need not be an argument, which every process of the machine could read: it comes from
+//! a prompt, standard input or a file. What is a secret for certain is refused as an argument, or warned of where
+//! other clients of the API take it. Output goes through `output`, errors through [`Failure`], both in one
 //! place; what a command sends or prints is testable without a terminal.
 
 mod audit;
+mod auth;
 mod context;
 mod failure;
 mod fields;
@@ -27,6 +29,7 @@ pub mod serve;
 #[cfg(test)]
 mod tests;
 mod token;
+mod wrap;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, stderr, stdin, stdout};
@@ -57,6 +60,8 @@ Environment:
   DAYPASS_TOKEN, VAULT_TOKEN    the token; without it, the token file
   DAYPASS_TOKEN_FILE            where `daypass login` leaves the token; default ~/.daypass/token
   DAYPASS_CACERT, VAULT_CACERT  the authorities to trust instead of the system's, in PEM
+  DAYPASS_CLIENT_CERT, DAYPASS_CLIENT_KEY, VAULT_CLIENT_CERT, VAULT_CLIENT_KEY
+                                your own certificate and its key, in PEM
 
 `daypass help exit-codes` says what a script can rely on.";
 
@@ -101,12 +106,21 @@ struct Global {
     /// The authorities to trust instead of the system's, in PEM [env: DAYPASS_CACERT]
     #[arg(long, global = true, value_name = "FILE")]
     ca_cert: Option<PathBuf>,
+    /// Your own certificate, in PEM, where the server or `login --method cert` asks for one [env: DAYPASS_CLIENT_CERT]
+    #[arg(long, global = true, value_name = "FILE")]
+    client_cert: Option<PathBuf>,
+    /// The key of that certificate, in PEM; left out, it stands in the same file [env: DAYPASS_CLIENT_KEY]
+    #[arg(long, global = true, value_name = "FILE")]
+    client_key: Option<PathBuf>,
     /// How to print an answer
     #[arg(long, global = true, value_enum, default_value_t = Format::Table, hide_possible_values = false)]
     format: Format,
     /// Print this field's value and nothing else; without a line break when not on a terminal
     #[arg(long, global = true, value_name = "NAME")]
     field: Option<String>,
+    /// The server keeps the answer for so long, and answers a token for `daypass unwrap`, which opens it once
+    #[arg(long, global = true, value_name = "DURATION")]
+    wrap_ttl: Option<String>,
 }
 
 #[derive(Subcommand)]
@@ -125,9 +139,12 @@ enum Command {
     /// Initialise, unseal and look after a server
     #[command(subcommand)]
     Operator(operator::Operator),
-    /// Check a token and keep it for later commands
+    /// Log in, by a token or an auth method, and keep the token for later commands
     #[command(long_about = login::ABOUT)]
     Login(login::Login),
+    /// Mount the ways to log in and change them
+    #[command(subcommand)]
+    Auth(auth::Auth),
     /// Create, inspect, renew and revoke tokens
     #[command(subcommand)]
     Token(token::Token),
@@ -152,6 +169,12 @@ enum Command {
     /// Issue a credential or a certificate from a role
     #[command(long_about = issue::ABOUT)]
     Issue(issue::Issue),
+    /// Open a wrapped answer, which can be done once
+    #[command(long_about = wrap::UNWRAP)]
+    Unwrap(wrap::Unwrap),
+    /// Look at a wrapped answer without opening it, or move it to another token
+    #[command(subcommand)]
+    Wrap(wrap::Wrap),
     /// Show, renew and revoke leases
     #[command(subcommand)]
     Lease(lease::Lease),
@@ -176,6 +199,22 @@ enum Command {
     /// What the exit codes mean
     #[command(name = "exit-codes", long_about = EXIT_CODES, help_template = "{about}\n", hide = true)]
     ExitCodes,
+}
+
+impl Command {
+    /// Whether the server's answer is what the command gives, so that it can be wrapped.
+    fn wraps(&self) -> bool {
+        matches!(
+            self,
+            Self::Read(_)
+                | Self::Write(_)
+                | Self::Patch(_)
+                | Self::Issue(_)
+                | Self::Login(_)
+                | Self::Kv(kv::Kv::Get(_))
+                | Self::Token(token::Token::Create(_))
+        )
+    }
 }
 
 /// Runs the command of this process.
@@ -207,9 +246,12 @@ fn execute(
                     address: cli.global.address,
                     token_file: cli.global.token_file,
                     ca_cert: cli.global.ca_cert,
+                    client_cert: cli.global.client_cert,
+                    client_key: cli.global.client_key,
                 },
                 format: cli.global.format,
                 field: cli.global.field,
+                wrap_ttl: cli.global.wrap_ttl,
             };
             dispatch(cli.command, &mut context)
         }
@@ -236,6 +278,13 @@ fn execute(
 }
 
 fn dispatch(command: Command, context: &mut Context<'_, '_>) -> Result<(), Failure> {
+    if context.wrap_ttl.is_some() && !command.wraps() {
+        return Err(Failure::usage(
+            "wrap the answer of this command",
+            "it answers nothing to hand on",
+        )
+        .hint("read, write, patch, kv get, issue, login and token create take --wrap-ttl"));
+    }
     match command {
         Command::Server(arguments) => return serve::server(arguments),
         Command::Dev(arguments) => return serve::dev(arguments, context),
@@ -258,6 +307,9 @@ async fn remote(command: Command, context: &mut Context<'_, '_>) -> Result<(), F
         Command::Status => operator::status(context).await,
         Command::Operator(operator) => operator.run(context).await,
         Command::Login(login) => login.run(context).await,
+        Command::Auth(auth) => auth.run(context).await,
+        Command::Unwrap(unwrap) => unwrap.run(context).await,
+        Command::Wrap(wrap) => wrap.run(context).await,
         Command::Token(token) => token.run(context).await,
         Command::Read(read) => read.run(context).await,
         Command::Write(write) => write.run(context).await,

@@ -1,4 +1,4 @@
-//! Mounts: list, enable, disable, tune, move.
+//! Mounts: list, enable, disable, tune, move. Auth methods, which are mounted too, build on this.
 
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
@@ -49,12 +49,12 @@ Moves a mount to another path. Policies name paths, so they have to follow; leas
 #[derive(Args)]
 pub(super) struct Path {
     /// Where it is mounted
-    path: String,
+    pub(super) path: String,
 }
 
-/// Settings of a mount.
+/// Settings of any mount.
 #[derive(Args)]
-struct Settings {
+pub(super) struct Settings {
     /// For people
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
@@ -64,6 +64,11 @@ struct Settings {
     /// The longest lease, renewals included
     #[arg(long, value_name = "DURATION")]
     max_lease_ttl: Option<String>,
+}
+
+/// Options of a mount's backend.
+#[derive(Args)]
+struct Options {
     /// An option of the backend, such as version=2 for kv; may be repeated
     #[arg(long = "option", value_name = "K=V")]
     options: Vec<String>,
@@ -80,6 +85,8 @@ pub(super) struct Enable {
     path: Option<String>,
     #[command(flatten)]
     settings: Settings,
+    #[command(flatten)]
+    options: Options,
 }
 
 /// `daypass mount tune`.
@@ -89,6 +96,8 @@ pub(super) struct Tune {
     path: Path,
     #[command(flatten)]
     settings: Settings,
+    #[command(flatten)]
+    options: Options,
 }
 
 /// `daypass mount move`.
@@ -108,7 +117,8 @@ impl Mount {
                 let path = enable.path.unwrap_or_else(|| enable.kind.clone());
                 let path = path.trim_matches('/');
                 let config = enable.settings.lease_times();
-                let mut body = enable.settings.others(context)?;
+                let mut body = enable.settings.description();
+                body.extend(enable.options.read(context)?);
                 body.insert("type".into(), enable.kind.into());
                 body.insert("config".into(), Value::Object(config));
                 let (client, what) = (context.client()?, format!("mount {path}/"));
@@ -131,7 +141,8 @@ impl Mount {
                 let path = tune.path.path.trim_matches('/');
                 let what = format!("tune {path}/");
                 let mut body = tune.settings.lease_times();
-                body.extend(tune.settings.others(context)?);
+                body.extend(tune.settings.description());
+                body.extend(tune.options.read(context)?);
                 if body.is_empty() {
                     return Err(Failure::usage(what, "nothing is given to change"));
                 }
@@ -152,7 +163,7 @@ impl Mount {
 
 impl Settings {
     /// The lease times, which enabling nests and tuning does not.
-    fn lease_times(&self) -> Map<String, Value> {
+    pub(super) fn lease_times(&self) -> Map<String, Value> {
         let mut fields = Map::new();
         for (name, ttl) in [
             ("default_lease_ttl", &self.default_lease_ttl),
@@ -165,12 +176,19 @@ impl Settings {
         fields
     }
 
-    /// All the rest.
-    fn others(self, context: &mut Context<'_, '_>) -> Result<Map<String, Value>, Failure> {
+    /// The description, which stands beside them.
+    pub(super) fn description(self) -> Map<String, Value> {
         let mut fields = Map::new();
         if let Some(description) = self.description {
             fields.insert("description".into(), description.into());
         }
+        fields
+    }
+}
+
+impl Options {
+    fn read(&self, context: &mut Context<'_, '_>) -> Result<Map<String, Value>, Failure> {
+        let mut fields = Map::new();
         let options = context.fields(&self.options)?;
         if !options.is_empty() {
             fields.insert("options".into(), Value::Object(options));

@@ -174,10 +174,10 @@ impl Context<'_, '_> {
     }
 }
 
-/// The part of a body that people look at: `data`, or `auth`, or all of what has no envelope.
+/// The part of a body that people look at: `data`, `auth` or `wrap_info`, or all of what has no envelope.
 pub(super) fn fields(body: &Value) -> &Value {
     let part = |name: &str| body.get(name).filter(|part| !part.is_null());
-    match part("data").or_else(|| part("auth")) {
+    match ["data", "auth", "wrap_info"].into_iter().find_map(part) {
         Some(part) => part,
         None if body.get("request_id").is_some() => &Value::Null,
         None => body,
@@ -341,6 +341,10 @@ mod tests {
             (
                 json!({"request_id": "r", "data": null, "auth": {"b": 1}}),
                 json!({"b": 1}),
+            ),
+            (
+                json!({"request_id": "r", "data": null, "auth": null, "wrap_info": {"token": "t"}}),
+                json!({"token": "t"}),
             ),
             (
                 json!({"request_id": "r", "data": null, "auth": null}),

@@ -23,6 +23,7 @@ pub(super) fn with_context<T>(input: &str, with: impl FnOnce(&mut Context<'_, '_
         overrides: Overrides::default(),
         format: Format::Table,
         field: None,
+        wrap_ttl: None,
     })
 }
 
@@ -418,6 +419,26 @@ fn what_commands_send() {
             &["PUT /v1/auth/token/create/ci {}"],
         ),
         (
+            &[
+                "token",
+                "create",
+                "--role",
+                "ci",
+                "--entity-alias",
+                "web",
+                "--type",
+                "batch",
+                "--period",
+                "1h",
+                "--use-limit",
+                "3",
+            ],
+            "",
+            &[
+                r#"PUT /v1/auth/token/create/ci {"entity_alias":"web","num_uses":3,"period":"1h","type":"batch"}"#,
+            ],
+        ),
+        (
             &["token", "capabilities", "a", "b"],
             "",
             &[r#"PUT /v1/sys/capabilities-self {"paths":["a","b"]}"#],
@@ -515,6 +536,121 @@ fn what_commands_send() {
             "",
             &["DELETE /v1/sys/mounts/db"],
         ),
+        // Auth methods. Their paths are below auth/, whether that is said or not.
+        (&["auth", "list"], "", &["GET /v1/sys/auth"]),
+        (
+            &["auth", "enable", "--path", "ci", "approle"],
+            "",
+            &[r#"PUT /v1/sys/auth/ci {"config":{},"type":"approle"}"#],
+        ),
+        (
+            &[
+                "auth",
+                "enable",
+                "--description",
+                "d",
+                "--max-lease-ttl",
+                "1h",
+                "--token-type",
+                "batch",
+                "userpass",
+            ],
+            "",
+            &[
+                r#"PUT /v1/sys/auth/userpass {"config":{"max_lease_ttl":"1h","token_type":"batch"},"description":"d","type":"userpass"}"#,
+            ],
+        ),
+        (
+            &["auth", "disable", "auth/ci/"],
+            "",
+            &["DELETE /v1/sys/auth/ci"],
+        ),
+        (
+            &["auth", "tune", "--default-lease-ttl", "5m", "ci/"],
+            "",
+            &[r#"PUT /v1/sys/auth/ci/tune {"default_lease_ttl":"5m"}"#],
+        ),
+        (&["auth", "tune", "ci"], "", &[]),
+        (
+            &["auth", "move", "approle", "auth/ci"],
+            "",
+            &[r#"PUT /v1/sys/remount {"from":"auth/approle","to":"auth/ci"}"#],
+        ),
+        // Logins: what is secret comes from where it is said, or from standard input.
+        (
+            &["login", "--method", "userpass", "username=ann"],
+            " pass word \n",
+            &[r#"PUT /v1/auth/userpass/login/ann {"password":" pass word "}"#],
+        ),
+        (
+            &["login", "-m", "userpass", "username=a", "password=-"],
+            "p\r\n",
+            &[r#"PUT /v1/auth/userpass/login/a {"password":"p"}"#],
+        ),
+        (&["login", "-m", "userpass", "username=a/b"], "p", &[]),
+        (&["login", "-m", "userpass"], "p", &[]),
+        (&["login", "-m", "userpass", "username=a"], "", &[]),
+        (&["login", "-m", "userpass", "username=a"], "p\nq\n", &[]),
+        (
+            &["login", "-m", "approle", "--path", "auth/ci", "role_id=r"],
+            "s\n",
+            &[r#"PUT /v1/auth/ci/login {"role_id":"r","secret_id":"s"}"#],
+        ),
+        (
+            &["login", "-m", "approle", "role_id=r", "secret_id="],
+            "",
+            &[r#"PUT /v1/auth/approle/login {"role_id":"r"}"#],
+        ),
+        (&["login", "-m", "approle", "role_id="], "s", &[]),
+        (
+            &["login", "-m", "approle", "-"],
+            r#"{"role_id":"r","secret_id":"s"}"#,
+            &[r#"PUT /v1/auth/approle/login {"role_id":"r","secret_id":"s"}"#],
+        ),
+        (
+            &["login", "-m", "jwt", "--path", "github"],
+            "e30.e30.x",
+            &[r#"PUT /v1/auth/github/login {"jwt":"e30.e30.x"}"#],
+        ),
+        (
+            &["login", "-m", "kubernetes", "role=web", "jwt=-"],
+            "e30",
+            &[r#"PUT /v1/auth/kubernetes/login {"jwt":"e30","role":"web"}"#],
+        ),
+        (&["login", "-m", "kubernetes", "jwt=-"], "e30", &[]),
+        (&["login", "-m", "cert"], "", &[]),
+        (&["login", "--path", "ci"], "s.x", &[]),
+        (
+            &["login", "token=-"],
+            "s.x",
+            &["GET /v1/auth/token/lookup-self"],
+        ),
+        (&["login", "token=s.x"], "", &[]),
+        // Wrapping.
+        (
+            &["unwrap"],
+            "s.wrapping\n",
+            &["PUT /v1/sys/wrapping/unwrap {}"],
+        ),
+        (
+            &["unwrap", "s.wrapping"],
+            "",
+            &["PUT /v1/sys/wrapping/unwrap {}"],
+        ),
+        (
+            &["wrap", "lookup"],
+            "s.wrapping",
+            &[r#"PUT /v1/sys/wrapping/lookup {"token":"s.wrapping"}"#],
+        ),
+        (
+            &["wrap", "rewrap", "-"],
+            "s.wrapping",
+            &[r#"PUT /v1/sys/wrapping/rewrap {"token":"s.wrapping"}"#],
+        ),
+        (&["read", "--wrap-ttl", "soon", "a"], "", &[]),
+        (&["read", "--wrap-ttl", "0", "a"], "", &[]),
+        (&["list", "--wrap-ttl", "5m", "a"], "", &[]),
+        (&["login", "--wrap-ttl", "5m"], "s.x", &[]),
         // Operators. A key share is a secret.
         (
             &["operator", "init"],
@@ -834,6 +970,192 @@ fn login_keeps_a_token_that_works_and_shows_none() {
     let ran = refused.run(&["login"], "s.CANARY");
     assert!(ran.code == 2 && !ran.err.contains("CANARY"), "{}", ran.err);
     assert!(!std::path::Path::new(&refused.path(".daypass/token")).exists());
+}
+
+const LOGGED_IN: &str = r#"{"request_id":"r","data":null,"wrap_info":null,"warnings":["short"],"auth":{"client_token":"s.CANARY","policies":["ci"]}}"#;
+const WRAPPED: &str =
+    r#"{"request_id":"r","data":null,"auth":null,"wrap_info":{"token":"s.wrapping","ttl":300}}"#;
+
+#[test]
+fn a_login_by_a_method_goes_without_the_token_in_use_and_keeps_its_own() {
+    let machine = Machine::with(&[("PUT /v1/auth/approle/login", (200, LOGGED_IN))]);
+    let login = ["login", "-m", "approle", "role_id=r"];
+    let kept = machine.path(".daypass/token");
+
+    let ran = machine.run(&login, "s");
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert_eq!(
+        ran.out,
+        "Key         Value\n---         -----\npolicies    ci\n"
+    );
+    assert!(ran.err.contains("warning: short"), "{}", ran.err);
+    assert!(ran.err.contains("DAYPASS_TOKEN is set"), "{}", ran.err);
+    assert!(!ran.err.contains("read arguments"), "{}", ran.err);
+    assert_eq!(std::fs::read_to_string(&kept).unwrap(), "s.CANARY");
+    let mode = std::fs::metadata(&kept).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(
+        !machine.server.take()[0]
+            .headers
+            .contains_key("x-vault-token")
+    );
+
+    std::fs::remove_file(&kept).unwrap();
+    let told = machine.run(&[&login[..], &["--no-store"]].concat(), "s");
+    assert!(told.out.contains("s.CANARY"), "{}", told.out);
+    let field = [
+        "--no-store",
+        "--field",
+        "client_token",
+        "secret_id=CANARY-2",
+    ];
+    let told = machine.run(&[&login[..], &field].concat(), "");
+    assert_eq!(told.out, "s.CANARY");
+    assert!(
+        told.err.contains("warning: every process") && !told.err.contains("CANARY"),
+        "{}",
+        told.err
+    );
+    assert!(!std::path::Path::new(&kept).exists());
+}
+
+#[test]
+fn a_login_that_fails_leaves_the_token_file_as_it_was() {
+    let machine = Machine::with(&[
+        (
+            "PUT /v1/auth/userpass/login/ann",
+            (400, r#"{"errors":["invalid username or password"]}"#),
+        ),
+        (
+            "PUT /v1/auth/away/login/ann",
+            (403, r#"{"errors":["permission denied"]}"#),
+        ),
+        (
+            "PUT /v1/auth/odd/login/ann",
+            (200, r#"{"request_id":"r","data":{}}"#),
+        ),
+        ("PUT /v1/auth/approle/login", (200, LOGGED_IN)),
+        ("PUT /v1/auth/token/revoke-self", (204, "")),
+    ]);
+    let kept = machine.path(".daypass/token");
+    machine.run(&["login", "-m", "approle", "role_id=r"], "s");
+    let login = ["login", "-m", "userpass", "username=ann", "--path"];
+    let cases = [
+        (
+            "userpass",
+            "error: cannot log in by userpass: the server refused (400): invalid username or password\n",
+        ),
+        (
+            "away",
+            "error: cannot log in by userpass: permission denied\n hint: is the method mounted there \
+             (auth/away/login/ann)? --path says where; `daypass auth list` shows it to those who may\n",
+        ),
+        (
+            "odd",
+            "error: cannot log in by userpass: the answer holds no token\n",
+        ),
+    ];
+    for (path, want) in cases {
+        let ran = machine.run(&[&login[..], &[path]].concat(), "CANARY-2");
+        assert_eq!((ran.code, ran.err.as_str()), (2, want), "{path}");
+        assert_eq!(std::fs::read_to_string(&kept).unwrap(), "s.CANARY");
+    }
+
+    // A token that cannot be kept is of no use to anyone.
+    machine.server.take();
+    let nowhere = [
+        "login",
+        "-m",
+        "approle",
+        "role_id=r",
+        "--token-file",
+        "/proc/none/t",
+    ];
+    let ran = machine.run(&nowhere, "s");
+    assert!(
+        ran.code == 1 && ran.err.contains("cannot keep the token"),
+        "{}",
+        ran.err
+    );
+    let seen = machine.server.take();
+    assert_eq!(seen[1].line, "PUT /v1/auth/token/revoke-self");
+    assert_eq!(seen[1].headers["x-vault-token"], "s.CANARY");
+}
+
+#[test]
+fn what_is_wrapped_is_asked_for_and_opened_in_its_own_name() {
+    let machine = Machine::with(&[
+        ("GET /v1/sys/internal/ui/mounts/secret/app", (200, KV2)),
+        ("GET /v1/secret/data/app", (200, WRAPPED)),
+        ("GET /v1/sys/internal/ui/mounts/db/ro", (200, DB)),
+        ("GET /v1/db/creds/ro", (200, WRAPPED)),
+        ("PUT /v1/auth/approle/login", (200, WRAPPED)),
+        ("PUT /v1/auth/token/create", (200, WRAPPED)),
+        ("PUT /v1/sys/wrapping/unwrap", (200, SECRET)),
+        (
+            "PUT /v1/sys/wrapping/lookup",
+            (
+                400,
+                r#"{"errors":["wrapping token is not valid or does not exist"]}"#,
+            ),
+        ),
+    ]);
+    let asks: [&[&str]; 4] = [
+        &["kv", "get", "secret/app"],
+        &["issue", "db/ro"],
+        &["login", "-m", "approle", "role_id=r", "secret_id="],
+        &["token", "create"],
+    ];
+    for ask in asks {
+        let ran = machine.run(&[ask, &["--wrap-ttl", "5m"]].concat(), "");
+        assert_eq!(
+            (ran.code, ran.out.as_str()),
+            (
+                0,
+                "Key      Value\n---      -----\ntoken    s.wrapping\nttl      300\n"
+            ),
+            "{ask:?}: {}",
+            ran.err
+        );
+        let seen = machine.server.take();
+        let (last, before) = seen.split_last().unwrap();
+        assert_eq!(last.headers["x-vault-wrap-ttl"], "5m", "{ask:?}");
+        for other in before {
+            assert!(
+                !other.headers.contains_key("x-vault-wrap-ttl"),
+                "{}",
+                other.line
+            );
+        }
+    }
+    assert!(!std::path::Path::new(&machine.path(".daypass/token")).exists());
+    let ran = machine.run(
+        &["issue", "db/ro", "--wrap-ttl", "5m", "--out-key", "k"],
+        "",
+    );
+    assert_eq!(ran.code, 1);
+
+    machine.server.take();
+    let file = machine.path("wrapped");
+    std::fs::write(&file, "s.wrapping\n").unwrap();
+    let ran = machine.run(&["unwrap", &format!("@{file}"), "--format", "json"], "");
+    assert!(ran.code == 0 && ran.err.is_empty(), "{}", ran.err);
+    assert_eq!(
+        machine.server.take()[0].headers["x-vault-token"],
+        "s.wrapping"
+    );
+    let ran = machine.run(&["unwrap", "s.CANARY"], "");
+    assert!(
+        ran.code == 0 && ran.err.contains("warning: every process"),
+        "{}",
+        ran.err
+    );
+    let ran = machine.run(&["wrap", "lookup", "-"], "s.CANARY");
+    assert!(
+        ran.code == 2 && ran.err.contains("somebody else may have") && !ran.err.contains("CANARY"),
+        "{}",
+        ran.err
+    );
 }
 
 #[test]

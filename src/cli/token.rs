@@ -33,7 +33,9 @@ const CREATE: &str = "\
 Creates a token as a child of the one in use: when that ends, so does this.
 
     $ daypass token create --policy ci --ttl 1h --display-name build-42
-    $ daypass token create --policy ci --period 24h --orphan --field client_token > token";
+    $ daypass token create --policy ci --period 24h --orphan --field client_token > token
+    $ daypass token create --policy ci --type batch --ttl 10m
+    $ daypass token create --role ci --wrap-ttl 5m --field token    # opened by `daypass unwrap`";
 
 const LOOKUP: &str = "\
 Shows what a token is: its policies, how long it lasts, where it came from.
@@ -77,7 +79,7 @@ pub(super) struct Create {
     #[arg(long, value_name = "DURATION")]
     period: Option<String>,
     /// For how many requests it is good
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", visible_alias = "use-limit")]
     num_uses: Option<u32>,
     /// Names it in the audit log
     #[arg(long, value_name = "NAME")]
@@ -91,6 +93,9 @@ pub(super) struct Create {
     /// The token role that decides the rest
     #[arg(long, value_name = "NAME", conflicts_with = "orphan")]
     role: Option<String>,
+    /// Whose it is: an alias that the token role allows
+    #[arg(long, value_name = "NAME", requires = "role")]
+    entity_alias: Option<String>,
     /// No parent: it lives on when the token in use ends
     #[arg(long)]
     orphan: bool,
@@ -238,6 +243,7 @@ impl Create {
             (!metadata.is_empty()).then_some(Value::Object(metadata)),
         );
         set("type", self.kind.map(Value::from));
+        set("entity_alias", self.entity_alias.map(Value::from));
         set("no_parent", given(self.orphan, true));
         set("no_default_policy", given(self.no_default_policy, true));
         set("renewable", given(self.not_renewable, false));
@@ -246,7 +252,8 @@ impl Create {
             (None, true) => "auth/token/create-orphan".into(),
             (None, false) => "auth/token/create".into(),
         };
-        let client = context.client()?;
+        let mut client = context.client()?;
+        context.wrap(&mut client)?;
         let answer = write(&client, "create a token", &path, Value::Object(fields)).await?;
         context.answer(&answer, "")
     }
@@ -302,6 +309,7 @@ pub(super) fn show(context: &mut Context<'_, '_>, answer: &Answer) -> Result<(),
     if context.format == Format::Json || context.field.is_some() {
         return context.answer(answer, "");
     }
+    context.warnings(answer);
     let mut fields = output::fields(whole).clone();
     if let Some(map) = fields.as_object_mut() {
         map.retain(|name, _| !matches!(name.as_str(), "id" | "client_token"));

@@ -35,10 +35,12 @@ pub enum ClientError {
         errors: Vec<String>,
     },
     /// The token is missing, has ended, or its policies do not allow this.
-    #[error("permission denied{}", told(errors))]
+    #[error("permission denied{}{}", told(errors), if *anonymous { ": no token was sent" } else { "" })]
     Denied {
         /// The server's words.
         errors: Vec<String>,
+        /// Whether the request went without a token.
+        anonymous: bool,
     },
     /// There is nothing at that path.
     #[error("not found{}", told(errors))]
@@ -93,7 +95,10 @@ impl ClientError {
     pub(super) fn refused(address: &str, status: u16, answer: &Answer) -> Self {
         let errors = errors(answer);
         match status {
-            403 | 401 => Self::Denied { errors },
+            403 | 401 => Self::Denied {
+                errors,
+                anonymous: false,
+            },
             404 => Self::NotFound { errors },
             429 | 503 => Self::Unavailable { status, errors },
             300..400 => Self::Invalid {

@@ -16,10 +16,11 @@ mod tests;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use daypass_contract::Secret;
+use daypass_contract::{Secret, parse_duration};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
 use serde_json::{Map, Value};
+use zeroize::Zeroizing;
 
 pub use self::error::ClientError;
 pub use self::file::{FileError, TokenFile, write_file, write_private};
@@ -70,6 +71,8 @@ pub struct Client {
     http: reqwest::Client,
     base: Url,
     token: Option<HeaderValue>,
+    wrap_ttl: Option<HeaderValue>,
+    has_certificate: bool,
 }
 
 impl Client {
@@ -123,6 +126,9 @@ impl Client {
             }
             builder = builder.tls_certs_only(certificates);
         }
+        if let Some(identity) = identity(&settings)? {
+            builder = builder.identity(identity);
+        }
         let http = builder
             .build()
             .map_err(|error| ClientError::settings(format!("cannot set up TLS: {error}")))?;
@@ -130,6 +136,8 @@ impl Client {
             http,
             base,
             token: None,
+            wrap_ttl: None,
+            has_certificate: settings.client_cert.is_some(),
         };
         if let Some(token) = &settings.token {
             client.set_token(token)?;
@@ -151,6 +159,30 @@ impl Client {
         value.set_sensitive(true);
         self.token = Some(value);
         Ok(())
+    }
+
+    /// Asks for answers that are wrapped from now on: the server keeps an answer for so long (`5m`), and gives
+    /// a token that opens it once.
+    ///
+    /// # Errors
+    /// [`ClientError::Settings`] where it is no time.
+    pub fn set_wrap_ttl(&mut self, ttl: &str) -> Result<(), ClientError> {
+        let value = parse_duration(ttl)
+            // No time at all would be an answer that is not wrapped.
+            .filter(|ttl| !ttl.is_zero())
+            .and_then(|_| HeaderValue::from_str(ttl).ok())
+            .ok_or_else(|| {
+                ClientError::settings(
+                    "the time to wrap for must be seconds or a duration such as 5m",
+                )
+            })?;
+        self.wrap_ttl = Some(value);
+        Ok(())
+    }
+
+    /// Whether it has a certificate to show to the server.
+    pub fn has_certificate(&self) -> bool {
+        self.has_certificate
     }
 
     /// The address without user or password, for messages.
@@ -227,8 +259,8 @@ impl Client {
             });
         }
         let mut error = ClientError::refused(&self.address(), status.as_u16(), &answer);
-        if let (ClientError::Denied { errors }, None) = (&mut error, &self.token) {
-            errors.push("no token was sent".into());
+        if let ClientError::Denied { anonymous, .. } = &mut error {
+            *anonymous = self.token.is_none();
         }
         Err(error)
     }
@@ -256,6 +288,9 @@ impl Client {
         );
         if let Some(token) = &self.token {
             headers.insert(HeaderName::from_static("x-vault-token"), token.clone());
+        }
+        if let Some(ttl) = &self.wrap_ttl {
+            headers.insert(HeaderName::from_static("x-vault-wrap-ttl"), ttl.clone());
         }
         if fields.is_some() {
             headers.insert(
@@ -333,4 +368,35 @@ impl Client {
         }
         Ok(url)
     }
+}
+
+/// The certificate, with its key, that the settings name.
+fn identity(settings: &Settings) -> Result<Option<reqwest::Identity>, ClientError> {
+    let Some(path) = &settings.client_cert else {
+        return match &settings.client_key {
+            Some(_) => Err(ClientError::settings(
+                "a client key without a certificate: set --client-cert or DAYPASS_CLIENT_CERT too",
+            )),
+            None => Ok(None),
+        };
+    };
+    let mut pem = Zeroizing::new(Vec::new());
+    for path in [Some(path), settings.client_key.as_ref()]
+        .into_iter()
+        .flatten()
+    {
+        let part = std::fs::read(path).map(Zeroizing::new).map_err(|error| {
+            ClientError::settings(format!("client certificate: {}: {error}", path.display()))
+        })?;
+        pem.extend_from_slice(&part);
+        pem.push(b'\n');
+    }
+    let identity = reqwest::Identity::from_pem(&pem).map_err(|_| {
+        ClientError::settings(format!(
+            "client certificate {}: there is no PEM certificate with its key; set --client-key or \
+             DAYPASS_CLIENT_KEY where the key has a file of its own",
+            path.display()
+        ))
+    })?;
+    Ok(Some(identity))
 }

@@ -19,9 +19,14 @@ pub struct Overrides {
     pub token_file: Option<PathBuf>,
     /// The authorities to trust instead of the system's, in PEM.
     pub ca_cert: Option<PathBuf>,
+    /// The client's own certificate, in PEM.
+    pub client_cert: Option<PathBuf>,
+    /// The key of `client_cert`, in PEM; that file may hold it too.
+    pub client_key: Option<PathBuf>,
 }
 
 /// Where the client connects and as whom.
+#[derive(Default)]
 pub struct Settings {
     /// `https://host:port`, `http://…` or `unix:///path`.
     pub address: String,
@@ -29,6 +34,10 @@ pub struct Settings {
     pub token: Option<Secret>,
     /// The authorities to trust instead of the system's, in PEM.
     pub ca_cert: Option<PathBuf>,
+    /// The client's own certificate, in PEM.
+    pub client_cert: Option<PathBuf>,
+    /// The key of `client_cert`, in PEM; that file may hold it too.
+    pub client_key: Option<PathBuf>,
 }
 
 impl Settings {
@@ -44,10 +53,9 @@ impl Settings {
                 .find_map(|name| environment(name).filter(|value| !value.is_empty()))
         };
         let address = overrides.address.clone().or_else(|| either("ADDR"));
-        let ca_cert = overrides
-            .ca_cert
-            .clone()
-            .or_else(|| either("CACERT").map(PathBuf::from));
+        let file = |given: &Option<PathBuf>, name: &str| {
+            given.clone().or_else(|| either(name).map(PathBuf::from))
+        };
         let token = match &overrides.token_file {
             Some(path) => Some(read_token(&TokenFile::at(path))?.ok_or_else(|| {
                 ClientError::settings(format!("there is no token file {}", path.display()))
@@ -61,7 +69,9 @@ impl Settings {
         Ok(Self {
             address: address.unwrap_or_else(|| "https://127.0.0.1:8200".into()),
             token,
-            ca_cert,
+            ca_cert: file(&overrides.ca_cert, "CACERT"),
+            client_cert: file(&overrides.client_cert, "CLIENT_CERT"),
+            client_key: file(&overrides.client_key, "CLIENT_KEY"),
         })
     }
 }

@@ -61,7 +61,7 @@ impl Server {
         Client::new(Settings {
             address: self.address.clone(),
             token: Some(Secret::new("s.token")),
-            ca_cert: None,
+            ..Settings::default()
         })
         .ok()
         .unwrap()

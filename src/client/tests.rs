@@ -163,8 +163,7 @@ fn a_server_that_is_not_there_is_unreachable() {
     drop(listener);
     let settings = Settings {
         address,
-        token: None,
-        ca_cert: None,
+        ..Settings::default()
     };
     let client = Client::new(settings).ok().unwrap();
     let error = run(client.read("x", &[])).err().unwrap();
@@ -177,8 +176,7 @@ fn bad_settings_and_paths_are_refused_before_anything_is_sent() {
     for address in ["", "127.0.0.1:8200", "ftp://x", "https://"] {
         let settings = Settings {
             address: address.into(),
-            token: None,
-            ca_cert: None,
+            ..Settings::default()
         };
         let error = Client::new(settings).err().unwrap();
         assert!(matches!(error, ClientError::Settings(_)), "{address}");
@@ -208,8 +206,7 @@ fn a_unix_socket_is_an_address() {
     let address = format!("unix://{}", path.display());
     let client = Client::new(Settings {
         address,
-        token: None,
-        ca_cert: None,
+        ..Settings::default()
     })
     .ok()
     .unwrap();
@@ -286,7 +283,7 @@ fn flags_come_before_the_environment_and_daypass_before_vault() {
             Overrides {
                 address: Some("http://f".into()),
                 token_file: Some(flag.clone()),
-                ca_cert: None,
+                ..Overrides::default()
             }
         } else {
             Overrides::default()
