@@ -31,6 +31,7 @@ mod operation;
 mod operator;
 mod outage;
 mod readme;
+mod robustness;
 mod server;
 mod sessions;
 mod tls;
