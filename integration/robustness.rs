@@ -18,7 +18,7 @@ use crate::{PATIENCE, tools, wait_for};
 /// Small enough to run into within a test.
 const LIMITS: &str = r#"
 [[listeners]]
-address = "127.0.0.1:0"
+address = "127.0.0.2:0"
 tls = false
 
 [limits]
@@ -353,8 +353,11 @@ fn what_two_readers_could_understand_differently_is_answered_once_or_in_order() 
         "Content-Length: 74\r\nContent-Length: 5\r\n",
     ] {
         let said = ordeal.exchange(format!("{post}{headers}\r\n0\r\n\r\n{smuggled}").as_bytes());
-        assert_eq!(statuses(&said).first(), Some(&400), "{headers}: {said}");
-        assert!(!said.contains("\"sealed\""), "{headers}: {said}");
+        // Refused, or read by its chunks with the connection closed after it (RFC 9112, section 6.1):
+        // what follows is never a request.
+        let answered = statuses(&said);
+        let refused = matches!(answered[..], [400 | 403]);
+        assert!(refused && !said.contains("\"sealed\""), "{headers}: {said}");
     }
 
     let ask = |path: &str, more: &str| format!("GET /v1/{path} HTTP/1.1\r\nHost: a\r\n{more}\r\n");

@@ -141,17 +141,11 @@ impl Service {
             wrap_ttl: None,
             own: false,
         };
-        let unclear = has_two_lengths(request.headers());
         match self.parse(&mut parsed, request).await {
             Ok(()) => respond(id, self.plane.serve_holding(parsed, room).await),
             Err(failure) => {
                 parsed.fields = Map::new();
-                let mut response = respond(id, Err(self.plane.refuse(&parsed, failure)));
-                if unclear {
-                    let close = header::HeaderValue::from_static("close");
-                    response.headers_mut().insert(header::CONNECTION, close);
-                }
-                response
+                respond(id, Err(self.plane.refuse(&parsed, failure)))
             }
         }
     }
@@ -169,11 +163,6 @@ impl Service {
             return Err(Failure::NoRoute(text));
         };
         parsed.path = decode_path(path)?;
-        if has_two_lengths(&parts.headers) {
-            return Err(Failure::Invalid(
-                "headers Content-Length and Transfer-Encoding exclude each other".into(),
-            ));
-        }
         check_namespace(&parts.headers)?;
         parsed.wrap_ttl = wrap_ttl(&parts.headers)?;
         let mut fields = query(parts.uri.query().unwrap_or_default())?;
@@ -258,12 +247,6 @@ fn query(text: &str) -> Result<Map<String, Value>, Failure> {
         }
     }
     Ok(fields)
-}
-
-/// Whether the request tells its end in two ways. Whoever does that hopes that a proxy and the server
-/// disagree about where the next one begins (RFC 9112, section 6.1).
-fn has_two_lengths(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::CONTENT_LENGTH) && headers.contains_key(header::TRANSFER_ENCODING)
 }
 
 fn check_namespace(headers: &HeaderMap) -> Result<(), Failure> {

@@ -612,16 +612,6 @@ async fn a_list_that_is_asked_for_by_query_knows_the_word() {
 }
 
 #[tokio::test]
-async fn a_request_that_tells_its_end_twice_is_refused_and_ends_its_connection() {
-    let http = Http::new().await;
-    let headers = [("content-length", "2"), ("transfer-encoding", "chunked")];
-    let answer = http.send("POST", "/v1/sys/unseal", &headers, "{}").await;
-    assert_eq!(answer.status, 400);
-    assert_eq!(answer.headers["connection"], "close");
-    assert!(answer.error().contains("exclude each other"));
-}
-
-#[tokio::test]
 async fn the_openapi_document_names_what_is_answered() {
     let http = Http::new().await;
     let document = http
