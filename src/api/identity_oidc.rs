@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use daypass_contract::route::Form;
 use daypass_contract::{Access, Effect, Keys, NoFields, Operation, Secret};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -170,6 +171,7 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
             "Tells whether an identity token is valid and its entity may act.",
             introspect,
         )
+        .written(Form::Bare)
         .effect = Effect::Observe;
     routes
         .serve::<NoFields, (), _, _>(
@@ -178,6 +180,7 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
             "Describes the issuer (OpenID Connect Discovery).",
             discovery,
         )
+        .written(Form::Bare)
         .access = Access::Anyone;
     routes
         .serve::<NoFields, (), _, _>(
@@ -186,6 +189,7 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
             "Gives the keys that verify identity tokens (RFC 7517).",
             |call, _| async move { public(&call.engine()?.oidc.key_set().await?) },
         )
+        .written(Form::Bare)
         .access = Access::Anyone;
 }
 

@@ -4,7 +4,9 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -219,6 +221,7 @@ impl Listener {
                 }
             };
             let tls = self.tls.as_ref().map(|identity| identity.acceptor());
+            let patience = limits.header_timeout;
             let (service, builder, watcher) =
                 (service.clone(), Arc::clone(&builder), graceful.watcher());
             connections.spawn(async move {
@@ -230,7 +233,7 @@ impl Listener {
                                 address: remote,
                                 ..Peer::default()
                             };
-                            converse(stream, peer, service, &builder, watcher).await
+                            converse(stream, peer, service, &builder, watcher, patience).await
                         }
                         Some(acceptor) => match handshake(acceptor, stream).await {
                             Some(stream) => {
@@ -238,7 +241,7 @@ impl Listener {
                                     address: remote,
                                     certificates: presented(&stream),
                                 };
-                                converse(stream, peer, service, &builder, watcher).await
+                                converse(stream, peer, service, &builder, watcher, patience).await
                             }
                             None => Ok(()),
                         },
@@ -289,11 +292,15 @@ async fn converse<S>(
     service: Service,
     builder: &auto::Builder<TokioExecutor>,
     watcher: hyper_util::server::graceful::Watcher,
+    patience: Duration,
 ) -> Result<(), String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let asked = Arc::new(AtomicBool::new(false));
+    let silent = Arc::clone(&asked);
     let answer = service_fn(move |request: http::Request<Incoming>| {
+        asked.store(true, Ordering::Relaxed);
         let (service, peer) = (service.clone(), peer.clone());
         async move {
             let request = request.map(HttpBody::new);
@@ -301,10 +308,14 @@ where
         }
     });
     let connection = builder.serve_connection(TokioIo::new(stream), answer);
-    watcher
-        .watch(connection)
-        .await
-        .map_err(|error| error.to_string())
+    let mut connection = pin!(watcher.watch(connection));
+    // The limit on headers counts from when hyper knows the protocol, which takes some bytes.
+    match tokio::time::timeout(patience, &mut connection).await {
+        Ok(ended) => ended,
+        Err(_) if silent.load(Ordering::Relaxed) => connection.await,
+        Err(_) => return Err("the client asked nothing in time".to_owned()),
+    }
+    .map_err(|error| error.to_string())
 }
 
 /// What a listener shows of itself in TLS, and whom it trusts; it follows its files.

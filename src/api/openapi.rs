@@ -2,11 +2,31 @@
 
 use std::sync::Arc;
 
-use daypass_contract::route::{Endpoint, Routes};
-use daypass_contract::{Access, Operation};
+use daypass_contract::route::{Endpoint, Form, Routes};
+use daypass_contract::{Access, Effect, Operation};
 use serde_json::{Map, Value, json};
 
 use crate::engine::{Mount, SystemRoutes};
+
+/// Statuses of failures that any endpoint may answer. A 500 is not among them: it is a fault of the
+/// server, which nobody may count on.
+const FAILURES: [(&str, &str); 9] = [
+    ("400", "The request is not valid; the text names the field."),
+    (
+        "403",
+        "The token is missing, opens nothing or may not do this.",
+    ),
+    ("404", "Nothing is there."),
+    ("405", "The path exists for other operations."),
+    ("413", "The body is too large."),
+    (
+        "429",
+        "A rate limit was exceeded; `Retry-After` says when to come back.",
+    ),
+    ("501", "Daypass does not do this; the text says why."),
+    ("502", "An upstream said no, or its answer was lost."),
+    ("503", "Sealed, or something needed is away: try again."),
+];
 
 /// The document for these system endpoints and mounts.
 pub fn document(system: &SystemRoutes, mounts: &[Arc<Mount>]) -> Value {
@@ -42,7 +62,9 @@ pub fn document(system: &SystemRoutes, mounts: &[Arc<Mount>]) -> Value {
                     "required": ["errors"],
                     "properties": { "errors": { "type": "array", "items": { "type": "string" } } },
                 },
+                "Envelope": envelope(),
             },
+            "responses": responses(),
         },
         "paths": paths,
     })
@@ -110,20 +132,7 @@ fn operation<H>(endpoint: &Endpoint<H>, tag: &str, listing: bool) -> Value {
         "summary": endpoint.summary,
         "tags": [tag],
         "parameters": parameters,
-        "responses": {
-            "200": {
-                "description": "Success.",
-                "content": { "application/json": { "schema": {
-                    "type": "object",
-                    "properties": { "data": Value::from((endpoint.response)()) },
-                } } },
-            },
-            "204": { "description": "Success, and nothing to say." },
-            "default": {
-                "description": "Failure.",
-                "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Errors" } } },
-            },
-        },
+        "responses": answers(endpoint),
         "x-daypass-access": match endpoint.access {
             Access::Policy => "policy",
             Access::Sudo => "sudo",
@@ -154,4 +163,100 @@ fn operation<H>(endpoint: &Endpoint<H>, tag: &str, listing: bool) -> Value {
         }
     }
     described
+}
+
+/// What is around the `data` of an answer.
+fn envelope() -> Value {
+    json!({
+        "type": "object",
+        "required": [
+            "request_id", "lease_id", "renewable", "lease_duration", "data", "wrap_info", "warnings", "auth",
+        ],
+        "properties": {
+            "request_id": { "type": "string" },
+            "lease_id": { "type": "string", "description": "Empty where nothing is leased." },
+            "renewable": { "type": "boolean" },
+            "lease_duration": { "type": "integer", "minimum": 0, "description": "Seconds." },
+            "wrap_info": { "type": ["object", "null"], "description": "The token that opens a wrapped answer." },
+            "warnings": { "type": ["array", "null"], "items": { "type": "string" } },
+            "auth": { "type": ["object", "null"], "description": "A login or a new token." },
+        },
+    })
+}
+
+fn responses() -> Value {
+    let errors = json!({ "$ref": "#/components/schemas/Errors" });
+    FAILURES
+        .iter()
+        .map(|(status, description)| {
+            let content = json!({ "application/json": { "schema": errors } });
+            let response = json!({ "description": description, "content": content });
+            ((*status).to_owned(), response)
+        })
+        .collect::<Map<_, _>>()
+        .into()
+}
+
+/// Every status that `endpoint` may answer, with what is in the answer.
+fn answers<H>(endpoint: &Endpoint<H>) -> Value {
+    let data = Value::from((endpoint.response)());
+    let enveloped = |data: &Value| {
+        // Where there are only warnings to tell, the envelope comes without data.
+        let data = json!({ "anyOf": [data, { "type": "null" }] });
+        json!({
+            "allOf": [{ "$ref": "#/components/schemas/Envelope" }],
+            "properties": { "data": data },
+        })
+    };
+    let (media_type, schema) = match endpoint.form {
+        Form::Envelope => ("application/json", enveloped(&data)),
+        // Not described further: a document of another standard.
+        Form::Bare if data["type"] == "null" => ("application/json", json!({ "type": "object" })),
+        Form::Bare | Form::Status => ("application/json", data.clone()),
+        Form::Bytes(media_type) => (media_type, json!({})),
+    };
+    let success = json!({ media_type: { "schema": schema } });
+    let mut answers: Map<String, Value> = FAILURES
+        .iter()
+        .map(|(status, _)| {
+            let failure = json!({ "$ref": format!("#/components/responses/{status}") });
+            ((*status).to_owned(), failure)
+        })
+        .collect();
+    answers.insert(
+        "200".into(),
+        json!({ "description": "Success.", "content": success }),
+    );
+    answers.insert(
+        "204".into(),
+        json!({ "description": "Success, and nothing to say." }),
+    );
+    if endpoint.effect == Effect::Change {
+        let content = json!({ "application/json": { "schema": enveloped(&json!({})) } });
+        answers.insert(
+            "202".into(),
+            json!({ "description": "It will happen, but has not yet.", "content": content }),
+        );
+    }
+    if endpoint.operation == Operation::Read && endpoint.form == Form::Envelope {
+        let errors = json!({ "$ref": "#/components/schemas/Errors" });
+        let content =
+            json!({ "application/json": { "schema": { "anyOf": [errors, enveloped(&data)] } } });
+        let description =
+            "Nothing is there. Of a version that was deleted, what is left to tell is in `data`.";
+        answers.insert(
+            "404".into(),
+            json!({ "description": description, "content": content }),
+        );
+    }
+    if endpoint.form == Form::Status {
+        answers.insert(
+            "default".into(),
+            json!({ "description": "The same; the status tells as well.", "content": success }),
+        );
+        answers.retain(|status, _| {
+            matches!(status.as_str(), "200" | "400" | "405" | "413" | "default")
+        });
+    }
+    answers.into()
 }

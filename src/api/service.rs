@@ -166,11 +166,15 @@ impl Service {
         check_namespace(&parts.headers)?;
         parsed.wrap_ttl = wrap_ttl(&parts.headers)?;
         let mut fields = query(parts.uri.query().unwrap_or_default())?;
-        let listing = fields
-            .get("list")
-            // The spellings that Go reads as true; hvac writes Python's.
-            .and_then(Value::as_str)
-            .is_some_and(|text| ["1", "t", "T", "true", "TRUE", "True"].contains(&text));
+        let listing = matches!(parts.method, Method::GET | Method::HEAD)
+            && fields
+                .get("list")
+                // The spellings that Go reads as true; hvac writes Python's.
+                .and_then(Value::as_str)
+                .is_some_and(|text| ["1", "t", "T", "true", "TRUE", "True"].contains(&text));
+        if listing {
+            fields.remove("list");
+        }
         parsed.operation = match parts.method.as_str() {
             "GET" | "HEAD" if listing => Operation::List,
             "GET" | "HEAD" => Operation::Read,

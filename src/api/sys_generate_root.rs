@@ -6,7 +6,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
-use daypass_contract::{Access, Entropy, NoFields, Operation, Secret, reveal};
+use daypass_contract::{Access, Entropy, NoFields, Operation, Secret, reveal, route};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -107,11 +107,13 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
     let path = "sys/generate-root/attempt";
     routes
         .serve::<NoFields, PlainView, _, _>(Read, path, READ, |call, _| status(call, Form::Plain))
+        .written(route::Form::Bare)
         .access = Access::Anyone;
     routes
         .serve::<AttemptRequest, PlainView, _, _>(Write, path, START, |call, request| {
             start(call, request, Form::Plain)
         })
+        .written(route::Form::Bare)
         .access = Access::Anyone;
     routes
         .serve::<NoFields, (), _, _>(Delete, path, CANCEL, cancel)
@@ -123,6 +125,7 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
             UPDATE,
             |call, request| update(call, request, Form::Plain),
         )
+        .written(route::Form::Bare)
         .access = Access::Anyone;
     let path = "sys/generate-root-token/attempt";
     routes.serve::<NoFields, DataView, _, _>(Read, path, READ, |call, _| status(call, Form::Data));

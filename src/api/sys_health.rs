@@ -1,5 +1,6 @@
 //! `sys/health` and `sys/leader`: what load balancers and clients ask before anything else.
 
+use daypass_contract::route::Form;
 use daypass_contract::{Access, NoFields, Operation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,7 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
             "Tells whether the server is initialized and unsealed, also by its status.",
             health,
         )
+        .written(Form::Status)
         .access = Access::Anyone;
     routes
         .serve::<NoFields, Leader, _, _>(
@@ -74,6 +76,7 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
                 )
             },
         )
+        .written(Form::Bare)
         .access = Access::Anyone;
 }
 

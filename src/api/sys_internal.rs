@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use daypass_contract::route::Form;
 use daypass_contract::{Access, NoFields, Operation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,7 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
             "Gives the OpenAPI 3.1 document of every endpoint the server has now.",
             openapi,
         )
+        .written(Form::Bare)
         .access = Access::Anyone;
 }
 

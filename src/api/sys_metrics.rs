@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use daypass_contract::Operation;
+use daypass_contract::route::Form;
 use http::{Method, StatusCode};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use schemars::JsonSchema;
@@ -78,14 +79,19 @@ pub(super) fn count_request(method: &Method, status: StatusCode, took: Duration)
     metrics::histogram!("daypass_request_seconds").record(took.as_secs_f64());
 }
 
+/// Prometheus text, version 0.0.4.
+const MEDIA_TYPE: &str = "text/plain; version=0.0.4";
+
 pub(super) fn routes(routes: &mut SystemRoutes) {
     start();
-    routes.serve::<Request, (), _, _>(
-        Operation::Read,
-        "sys/metrics",
-        "Gives metrics in Prometheus text form.",
-        render,
-    );
+    routes
+        .serve::<Request, (), _, _>(
+            Operation::Read,
+            "sys/metrics",
+            "Gives metrics in Prometheus text form.",
+            render,
+        )
+        .written(Form::Bytes(MEDIA_TYPE));
 }
 
 async fn render(call: SystemCall, request: Request) -> Result<Answer, Failure> {
@@ -113,7 +119,7 @@ async fn render(call: SystemCall, request: Request) -> Result<Answer, Failure> {
         .map(PrometheusHandle::render)
         .unwrap_or_default();
     Ok(Answer::of(Body::Raw {
-        content_type: "text/plain; version=0.0.4",
+        content_type: MEDIA_TYPE,
         bytes: text.into_bytes(),
     }))
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use daypass_contract::{Access, Operation};
+use daypass_contract::{Access, Keys, Operation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -73,7 +73,7 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
         catalog,
     );
     routes
-        .serve::<TypeRequest, Vec<String>, _, _>(
+        .serve::<TypeRequest, Keys, _, _>(
             List,
             "sys/plugins/catalog/{type}",
             "Lists the backends of one type.",

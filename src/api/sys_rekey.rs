@@ -4,7 +4,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use daypass_contract::{Access, NoFields, Operation, Secret};
+use daypass_contract::{Access, NoFields, Operation, Secret, route};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -147,11 +147,13 @@ fn plain_routes(routes: &mut SystemRoutes) {
         .serve::<NoFields, PlainStatus, _, _>(Read, init, STATUS, |call, _| {
             status(call, Form::Plain)
         })
+        .written(route::Form::Bare)
         .access = Access::Anyone;
     routes
         .serve::<InitRequest, PlainStatus, _, _>(Write, init, BEGIN, |call, request| {
             begin(call, request, Form::Plain)
         })
+        .written(route::Form::Bare)
         .access = Access::Anyone;
     routes
         .serve::<NoFields, (), _, _>(Delete, init, CANCEL, cancel)
@@ -163,21 +165,25 @@ fn plain_routes(routes: &mut SystemRoutes) {
             UPDATE,
             |call, request| update(call, request, Form::Plain),
         )
+        .written(route::Form::Bare)
         .access = Access::Anyone;
     routes
         .serve::<NoFields, VerifyView, _, _>(Read, verify, VERIFY_STATUS, |call, _| {
             verification(call, Form::Plain)
         })
+        .written(route::Form::Bare)
         .access = Access::Anyone;
     routes
         .serve::<ShareRequest, ValidView, _, _>(Write, verify, VERIFY, |call, request| {
             show(call, request, Form::Plain)
         })
+        .written(route::Form::Bare)
         .access = Access::Anyone;
     routes
         .serve::<NoFields, VerifyView, _, _>(Delete, verify, VERIFY_RESTART, |call, _| {
             restart(call, Form::Plain)
         })
+        .written(route::Form::Bare)
         .access = Access::Anyone;
 }
 

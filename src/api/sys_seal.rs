@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use daypass_contract::route::Form;
 use daypass_contract::{Access, NoFields, Operation, Secret};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -97,6 +98,7 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
             "Tells whether the server is initialized.",
             initialized,
         )
+        .written(Form::Bare)
         .access = Access::Anyone;
     routes
         .serve::<InitRequest, InitAnswer, _, _>(
@@ -105,6 +107,7 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
             "Initializes the server once: makes its keys, its shares and the first root token.",
             init,
         )
+        .written(Form::Bare)
         .access = Access::Anyone;
     routes
         .serve::<NoFields, StatusView, _, _>(
@@ -113,6 +116,7 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
             "Tells where the seal stands.",
             seal_status,
         )
+        .written(Form::Bare)
         .access = Access::Anyone;
     routes
         .serve::<UnsealRequest, StatusView, _, _>(
@@ -121,6 +125,7 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
             "Takes one share towards unsealing.",
             unseal,
         )
+        .written(Form::Bare)
         .access = Access::Anyone;
     routes
         .serve::<NoFields, (), _, _>(

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use daypass_contract::route::Form;
 use daypass_contract::{Access, NoFields, Operation};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -51,12 +52,14 @@ struct NodeView {
 
 pub(super) fn routes(routes: &mut SystemRoutes) {
     use Operation::{List, Read, Write};
-    routes.serve::<NoFields, BTreeMap<String, InFlightView>, _, _>(
-        Read,
-        "sys/in-flight-req",
-        "Shows the requests being served at this moment, itself among them.",
-        in_flight,
-    );
+    routes
+        .serve::<NoFields, BTreeMap<String, InFlightView>, _, _>(
+            Read,
+            "sys/in-flight-req",
+            "Shows the requests being served at this moment, itself among them.",
+            in_flight,
+        )
+        .written(Form::Bare);
     routes.serve::<NoFields, Versions, _, _>(
         List,
         "sys/version-history",

@@ -584,3 +584,48 @@ async fn work_whose_caller_hung_up_keeps_its_room_until_it_is_done() {
     assert_eq!(log.matches("requests.unserved").count(), 1);
     assert!(log.contains("\"too_many\":\"1\""), "{log}");
 }
+
+#[tokio::test]
+async fn names_that_cannot_be_stored_are_the_callers_fault() {
+    let http = Http::new().await;
+    let long = "n".repeat(3000);
+    for path in [format!("/v1/old/{long}"), format!("/v1/secret/data/{long}")] {
+        for (method, body) in [("GET", Value::Null), ("POST", json!({"data": {"k": "v"}}))] {
+            let answer = http.ask(method, &path, body).await;
+            assert_eq!(answer.status, 400, "{method}: {}", answer.json());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_is_asked_for_by_query_knows_the_word() {
+    let http = Http::new().await;
+    let answer = http
+        .ask(
+            "GET",
+            "/v1/sys/plugins/catalog/secret?list=true",
+            Value::Null,
+        )
+        .await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.json()["warnings"], Value::Null);
+}
+
+#[tokio::test]
+async fn the_openapi_document_names_what_is_answered() {
+    let http = Http::new().await;
+    let document = http
+        .ask("GET", "/v1/sys/internal/specs/openapi", Value::Null)
+        .await
+        .json();
+    let answers = |path: &str, method: &str| document["paths"][path][method]["responses"].clone();
+    let metrics = answers("/sys/metrics", "get");
+    assert!(metrics["200"]["content"]["text/plain; version=0.0.4"].is_object());
+    // The caller chooses its status.
+    assert!(answers("/sys/health", "get")["default"].is_object());
+    let read = answers("/secret/data/{path}", "get");
+    assert!(read["default"].is_null() && read["500"].is_null() && read["403"].is_object());
+    // A field that is left out where it is empty is not required.
+    let token = answers("/auth/token/lookup-self", "get")["200"].to_string();
+    assert!(token.contains("\"bound_cidrs\"") && !token.contains("\"policies\",\"bound_cidrs\""));
+}

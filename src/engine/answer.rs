@@ -324,9 +324,13 @@ impl From<BackendError> for Failure {
                 Self::Unavailable(error.to_string())
             }
             BackendError::Unsupported(text) => Self::Unsupported(text),
-            BackendError::Store(StoreError::Failed(_)) | BackendError::Internal(_) => {
-                Self::Internal(error.to_string())
+            BackendError::Store(StoreError::Failed(source)) => {
+                match source.downcast::<StorageError>() {
+                    Ok(error) => (*error).into(),
+                    Err(source) => Self::Internal(StoreError::Failed(source).to_string()),
+                }
             }
+            BackendError::Internal(_) => Self::Internal(error.to_string()),
         }
     }
 }
@@ -336,6 +340,10 @@ impl From<StorageError> for Failure {
         match error {
             StorageError::Sealed => Self::Sealed,
             StorageError::Conflict => Self::Unavailable(error.to_string()),
+            // Keys are made of what callers name.
+            StorageError::InvalidKey(reason) => {
+                Self::Invalid(format!("a name in the request cannot be stored: {reason}"))
+            }
             other => Self::Internal(other.to_string()),
         }
     }

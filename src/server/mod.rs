@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use daypass_contract::{Clock, Entropy};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -163,6 +164,7 @@ impl Server {
             quotas: Quotas::new(config.quotas),
         });
         let limits = HttpLimits::from(&config.limits);
+        lift_descriptor_limit(limits.max_connections);
         let service = Service::new(Arc::clone(&plane), limits);
         let (mut listeners, mut identities) = (Vec::new(), Vec::new());
         for listener in config.listeners {
@@ -242,6 +244,27 @@ impl Server {
         if let Err(error) = self.plane.audit.close() {
             tracing::error!(%error, "the audit log could not be closed");
         }
+    }
+}
+
+/// Allows as many descriptors as the system lets this process have. The usual soft limit (1024) is for
+/// programs that call `select`; it would turn connections away long before `max_connections`.
+fn lift_descriptor_limit(max_connections: usize) {
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::warn!(%error, "the limit on open files stays");
+            return;
+        }
+    }
+    let allowed = limit.maximum.unwrap_or(u64::MAX);
+    if allowed < max_connections as u64 {
+        tracing::warn!(
+            allowed,
+            max_connections,
+            "the system allows fewer open files than limits.max_connections"
+        );
     }
 }
 

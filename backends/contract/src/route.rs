@@ -48,6 +48,19 @@ pub enum Access {
     Anyone,
 }
 
+/// How a success is written, for the OpenAPI document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Under `data` of the Vault API's envelope.
+    Envelope,
+    /// As JSON without an envelope.
+    Bare,
+    /// As JSON without an envelope, with a status that tells something too.
+    Status,
+    /// As bytes of this media type.
+    Bytes(&'static str),
+}
+
 /// One operation on one path pattern.
 pub struct Endpoint<H> {
     /// The path below the mount.
@@ -60,6 +73,8 @@ pub struct Endpoint<H> {
     pub effect: Effect,
     /// See [`Access`].
     pub access: Access,
+    /// See [`Form`].
+    pub form: Form,
     /// The JSON schema of the request fields, path parameters included.
     pub request: fn() -> Schema,
     /// The JSON schema of the answer's `data`.
@@ -123,8 +138,9 @@ impl<H> Routes<H> {
             summary,
             effect,
             access: Access::Policy,
-            request: schema_of::<Request>,
-            response: schema_of::<Response>,
+            form: Form::Envelope,
+            request: request_schema::<Request>,
+            response: response_schema::<Response>,
             handler,
             known_fields: OnceLock::new(),
         });
@@ -169,6 +185,12 @@ impl<H> Routes<H> {
 }
 
 impl<H> Endpoint<H> {
+    /// Says how a success is written, where it is not in the envelope.
+    pub fn written(&mut self, form: Form) -> &mut Self {
+        self.form = form;
+        self
+    }
+
     /// Names of body fields that the request type does not declare, for a warning.
     pub fn unknown_fields<'a>(&self, given: impl Iterator<Item = &'a String>) -> Vec<String> {
         let known = self.known_fields.get_or_init(|| {
@@ -189,8 +211,15 @@ impl<H> Endpoint<H> {
     }
 }
 
-fn schema_of<T: JsonSchema>() -> Schema {
-    let mut settings = SchemaSettings::draft2020_12();
+fn request_schema<T: JsonSchema>() -> Schema {
+    schema_of::<T>(SchemaSettings::draft2020_12().for_deserialize())
+}
+
+fn response_schema<T: JsonSchema>() -> Schema {
+    schema_of::<T>(SchemaSettings::draft2020_12().for_serialize())
+}
+
+fn schema_of<T: JsonSchema>(mut settings: SchemaSettings) -> Schema {
     settings.inline_subschemas = true;
     settings.meta_schema = None;
     settings.into_generator().into_root_schema_for::<T>()

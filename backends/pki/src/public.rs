@@ -56,6 +56,17 @@ pub(crate) enum Public {
     CrlPem,
 }
 
+impl Public {
+    pub(crate) fn media_type(self) -> &'static str {
+        match self {
+            Self::Certificate => "application/pkix-cert",
+            Self::CertificatePem | Self::ChainPem => "application/pem-certificate-chain",
+            Self::Crl => "application/pkix-crl",
+            Self::CrlPem => "application/x-pem-file",
+        }
+    }
+}
+
 /// Serves something public of an issuer, outside the envelope; nothing where there is no default issuer yet.
 pub(crate) async fn public(
     pki: &Pki,
@@ -71,27 +82,17 @@ pub(crate) async fn public(
         };
     };
     let line = |text: String| format!("{text}\n").into_bytes();
-    Ok(match what {
-        Public::Certificate => {
-            Reply::raw("application/pkix-cert", issuer.certificate.der().to_vec())
-        }
-        Public::CertificatePem => Reply::raw(
-            "application/pem-certificate-chain",
-            line(issuer.certificate.pem()),
-        ),
-        Public::ChainPem => {
-            let chain: String = chain(issuer).concat();
-            Reply::raw("application/pem-certificate-chain", chain.into_bytes())
-        }
+    let bytes = match what {
+        Public::Certificate => issuer.certificate.der().to_vec(),
+        Public::CertificatePem => line(issuer.certificate.pem()),
+        Public::ChainPem => chain(issuer).concat().into_bytes(),
         Public::Crl | Public::CrlPem => match crl::current(pki, issuer, now).await? {
-            None => Reply::nothing(),
-            Some(der) if matches!(what, Public::Crl) => Reply::raw("application/pkix-crl", der),
-            Some(der) => {
-                let text = daypass_certs::pem("X509 CRL", &der).to_string();
-                Reply::raw("application/x-pem-file", line(text))
-            }
+            None => return Ok(Reply::nothing()),
+            Some(der) if matches!(what, Public::Crl) => der,
+            Some(der) => line(daypass_certs::pem("X509 CRL", &der).to_string()),
         },
-    })
+    };
+    Ok(Reply::raw(what.media_type(), bytes))
 }
 
 /// The CRL of an issuer.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use daypass_contract::route::Form;
 use daypass_contract::{Access, BackendRoutes, Call, Effect, NoFields, Operation};
 
 use crate::issuers::{self, ByIssuer};
@@ -16,13 +17,19 @@ macro_rules! public {
         let serve = |pki: Arc<Pki>, call: Call, _: NoFields| async move {
             public::public(&pki, call.now, "default", $what).await
         };
-        $routes.answer($pki, Read, $pattern, $summary, serve).access = Access::Anyone;
+        $routes
+            .answer($pki, Read, $pattern, $summary, serve)
+            .written(Form::Bytes($what.media_type()))
+            .access = Access::Anyone;
     };
     ($routes:ident, $pki:ident, of $pattern:literal, $summary:expr, $what:expr) => {
         let serve = |pki: Arc<Pki>, call: Call, request: ByIssuer| async move {
             public::public(&pki, call.now, &request.issuer_ref, $what).await
         };
-        $routes.answer($pki, Read, $pattern, $summary, serve).access = Access::Anyone;
+        $routes
+            .answer($pki, Read, $pattern, $summary, serve)
+            .written(Form::Bytes($what.media_type()))
+            .access = Access::Anyone;
     };
 }
 
