@@ -69,12 +69,12 @@ impl Ask {
         let body = self.body.as_deref().unwrap_or_default();
         // Formatting each request costs wrk time, so it is done only where they differ.
         let request = if !self.bodies.is_empty() {
-            r#"local made = {}
+            r"local made = {}
 request = function()
   n = n % #bodies + 1
   made[n] = made[n] or wrk.format(nil, path, nil, bodies[n])
   return made[n]
-end"#
+end"
         } else if self.path.contains("{n}") || body.contains("{ttl}") {
             r#"request = function()
   n = n + 1

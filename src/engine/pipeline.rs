@@ -340,7 +340,9 @@ impl ControlPlane {
             _ => None,
         };
         // A handler that panics fails this request, which still gets its record and its answer.
-        let working = self.work(engine.as_ref(), &work, &grant, principal.as_ref(), request);
+        // Boxed, because each of the futures around it would carry it twice, and move it.
+        let working =
+            Box::pin(self.work(engine.as_ref(), &work, &grant, principal.as_ref(), request));
         let caught = match unsynced {
             Some(record) => writing_after(Arc::new(record), caught(working)).await,
             None => caught(working).await,
