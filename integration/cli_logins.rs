@@ -226,7 +226,9 @@ impl Terminal {
         let mut command = Command::new("script");
         command
             .args(["--quiet", "--return", "--command"])
-            .arg(format!("trap : INT QUIT; {line}; echo \"ended $?\"; stty -a"))
+            .arg(format!(
+                "trap : INT QUIT; {line}; echo \"ended $?\"; stty -a"
+            ))
             .arg("/dev/null")
             .env("SHELL", "/bin/sh")
             .env("DAYPASS_ADDR", site.0.url())

@@ -152,9 +152,9 @@ impl Login {
         };
         let needed = self.method.needed();
         if let Some(name) = needed
-            && !given
+            && given
                 .get(name)
-                .is_some_and(|value| value.as_str() != Some(""))
+                .is_none_or(|value| value.as_str() == Some(""))
         {
             return Err(Failure::usage(what, format!("{name} is missing"))
                 .hint(format!("give it as {name}=VALUE")));

@@ -59,21 +59,16 @@ pub(super) struct WrappingToken {
 
 impl WrappingToken {
     fn read(self, context: &mut Context<'_, '_>) -> Result<Secret, Failure> {
-        let given = match self.token.as_deref() {
-            None | Some("-") => return context.read_secret("Wrapping token"),
-            Some(given) => given,
+        let Some(given) = self.token.filter(|given| given != "-") else {
+            return context.read_secret("Wrapping token");
         };
-        let text = match given.strip_prefix('@') {
-            Some(file) => context.read_text(file)?,
-            None => {
-                context.note(
-                    "warning: every process of the machine can read arguments; pipe the wrapping token in, or \
-                     write @FILE",
-                );
-                given.to_owned()
-            }
-        };
-        Ok(Secret::new(text.trim()))
+        if let Some(file) = given.strip_prefix('@') {
+            return Ok(Secret::new(context.read_text(file)?.trim()));
+        }
+        context.note(
+            "warning: every process of the machine can read arguments; pipe the wrapping token in, or write @FILE",
+        );
+        Ok(Secret::new(given.trim()))
     }
 }
 
