@@ -436,15 +436,16 @@ fn listeners_seals_and_what_is_missing() {
             "daypass.toml:4:1: listeners[0].address: expected \"host:port\" or \"unix:/path\"",
         ),
         (
+            "address = 'h:1'\ntls = { cert_file = 'c', client_auth = 'request', client_ca_file = 'x' }",
+            "type = 'shamir'",
+            "daypass.toml:5:1: listeners[0].tls.key_file: is required\n\
+          daypass.toml:5:51: listeners[0].tls.client_ca_file: has no effect: set client_auth to \"optional\" or \"required\"",
+        ),
+        (
             "address = 'h:1'\ntls = { cert_file = 'c', client_auth = 'required' }",
             "type = 'shamir'",
             "daypass.toml:5:1: listeners[0].tls.client_ca_file: is required where client_auth is \"optional\" or \"required\"\n\
           daypass.toml:5:1: listeners[0].tls.key_file: is required",
-        ),
-        (
-            "address = 'h:1'\ntls = { cert_file = 'c', key_file = 'k', client_auth = 'request', client_ca_file = 'x' }",
-            "type = 'shamir'",
-            "daypass.toml:5:61: listeners[0].tls.client_ca_file: has no effect: set client_auth to \"optional\" or \"required\"",
         ),
         (
             "address = 'h:1'\ntls = { cert_file = 'c', key_file = 'k' }",

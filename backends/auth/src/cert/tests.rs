@@ -773,7 +773,7 @@ async fn roles_are_refused_where_they_would_not_mean_what_they_say() {
         .await;
     world
         .mount
-        .write("certs/w", json!({"policies": "p"}))
+        .write("certs/w", json!({"policies": "p", "token_type": ""}))
         .await
         .unwrap();
     let role = world.mount.read("certs/w").await.unwrap();

@@ -40,7 +40,11 @@ pub(crate) struct RoleRequest<T> {
 
 impl<'de, T: DeserializeOwned> Deserialize<'de> for RoleRequest<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let fields = Map::<String, Value>::deserialize(deserializer)?;
+        let mut fields = Map::<String, Value>::deserialize(deserializer)?;
+        // hvac's way to say nothing of it.
+        if fields.get("token_type").and_then(Value::as_str) == Some("") {
+            fields.remove("token_type");
+        }
         let body = earlier::translate(EARLIER, &Body::new(fields));
         let both = body.decode::<WithToken<T>>();
         let WithToken { role, token } =
