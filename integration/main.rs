@@ -2,7 +2,7 @@
 //!
 //! Every test starts servers of its own on free ports, in temporary folders. What they need besides
 //! cargo is installed by `scripts/install-test-tools.sh`. A missing tool fails the tests that need it,
-//! unless `DAYPASS_IT_SKIP` names it (`postgresql`, `clients`, `gdb`; comma separated).
+//! unless `DAYPASS_IT_SKIP` names it (`postgresql`, `clients`, `gdb`, `openssh`; comma separated).
 //!
 //! Nothing waits for a fixed time: [`wait_for`] asks until a condition holds or its deadline passes.
 #![allow(
@@ -33,6 +33,7 @@ mod outage;
 mod readme;
 mod server;
 mod sessions;
+mod ssh;
 mod tls;
 mod tools;
 mod transit;

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Installs what the tests need besides cargo, where it is missing: PostgreSQL and gdb from Debian, and
-# into a Python environment of its own the clients of the Vault API and the certificate linter.
+# Installs what the tests need besides cargo, where it is missing: PostgreSQL, gdb and OpenSSH from
+# Debian, and into a Python environment of its own the clients of the Vault API and the certificate
+# linter.
 # Quiet where nothing is to be done. Needs root (or sudo) on Debian and its relatives.
 set -eu
 
@@ -18,6 +19,8 @@ need() { # PROGRAM PACKAGE
 need gdb gdb
 need openssl openssl
 need curl curl
+need ssh-keygen openssh-client
+need /usr/sbin/sshd openssh-server
 need python3 python3
 python3 -c 'import ensurepip' 2>/dev/null || missing="$missing python3-venv"
 if [ -n "$missing" ]; then

@@ -100,6 +100,12 @@ pub fn kinds() -> &'static [BackendKind] {
             open: |host| Box::pin(async { Ok(daypass_pki::open(host).await? as _) }),
         },
         BackendKind {
+            name: "ssh",
+            class: Class::Secrets,
+            summary: "Signed SSH certificates",
+            open: |host| Box::pin(async { daypass_ssh::open(host).await }),
+        },
+        BackendKind {
             name: "transit",
             class: Class::Secrets,
             summary: "Cryptography as a service",
