@@ -26,10 +26,10 @@ pub(crate) fn server() -> Server {
     let kv = |version: &str| json!({"type": "kv", "options": {"version": version}});
     root.write("sys/mounts/secret", &kv("2"));
     root.write("sys/mounts/kv", &kv("1"));
-    for kind in ["database", "pki", "transit"] {
+    for kind in ["database", "pki", "ssh", "transit"] {
         root.write(&format!("sys/mounts/{kind}"), &json!({"type": kind}));
     }
-    for kind in ["approle", "jwt", "kubernetes", "userpass"] {
+    for kind in ["approle", "cert", "jwt", "kubernetes", "userpass"] {
         root.write(&format!("sys/auth/{kind}"), &json!({"type": kind}));
     }
     server

@@ -26,6 +26,7 @@ mod key;
 mod keygen;
 mod names;
 mod role;
+mod rules;
 mod sign;
 mod text;
 
@@ -45,7 +46,7 @@ struct Ssh {
 /// Opens a mount.
 ///
 /// # Errors
-/// None today; storage is read when it is needed.
+/// None: storage is read when it is needed.
 #[expect(
     clippy::unused_async,
     reason = "every backend opens this way; others read storage or connect"
