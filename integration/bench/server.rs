@@ -307,6 +307,7 @@ fn connect(address: &str, certificate: &Path, token: Option<&str>) -> Client {
         address: address.to_owned(),
         token: token.map(Secret::new),
         ca_cert: Some(certificate.to_owned()),
+        ..Connection::default()
     })
     .expect("a client")
 }

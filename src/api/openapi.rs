@@ -211,7 +211,9 @@ fn answers<H>(endpoint: &Endpoint<H>) -> Value {
     let (media_type, schema) = match endpoint.form {
         Form::Envelope => ("application/json", enveloped(&data)),
         // Not described further: a document of another standard.
-        Form::Bare if data["type"] == "null" => ("application/json", json!({ "type": "object" })),
+        Form::Bare if data.get("type").is_some_and(|kind| kind == "null") => {
+            ("application/json", json!({ "type": "object" }))
+        }
         Form::Bare | Form::Status => ("application/json", data.clone()),
         Form::Bytes(media_type) => (media_type, json!({})),
     };

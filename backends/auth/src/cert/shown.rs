@@ -39,7 +39,9 @@ impl Shown {
         let leaf = Certificate::from_der(own).map_err(|_| Refusal::Unreadable)?;
         let (_, parsed) = X509Certificate::from_der(own).map_err(|_| Refusal::Unreadable)?;
         let mut names = parsed.subject().iter_common_name();
-        let common_name = names.next().map(|name| name.as_str());
+        let common_name = names
+            .next()
+            .map(x509_parser::prelude::AttributeTypeAndValue::as_str);
         // Of two, one could be what a rule looks at and the other what the entity is named by.
         if names.next().is_some() {
             return Err(Refusal::Unreadable);
