@@ -173,8 +173,8 @@ impl Engine {
             after = Some(last);
             for some in ids.chunks(self.settings.revoke_concurrency.max(1)) {
                 let mut running = JoinSet::new();
-                for id in some.iter().cloned() {
-                    let engine = Arc::clone(self);
+                for id in some {
+                    let (engine, id) = (Arc::clone(self), id.clone());
                     running.spawn(async move {
                         match engine.revoke_lease(&id).await {
                             // The worker was faster.
