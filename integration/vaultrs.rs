@@ -345,7 +345,7 @@ async fn certificates(root: &VaultClient) {
         .unwrap();
     pki::role::read(root, "pki", "web").await.unwrap();
     let mut wish = GenerateCertificateRequest::builder();
-    wish.common_name("a.example.org");
+    wish.common_name("a.example.org").ttl("1h");
     let issued = pki::cert::generate(root, "pki", "web", Some(&mut wish))
         .await
         .unwrap();
