@@ -185,7 +185,7 @@ const steps = {
 
   async keys() {
     const before = (await root.read("sys/key-status")).data.term;
-    await (older ? root.rotate() : root.write("sys/rotate/keyring", {}));
+    await (older ? root.rotate() : root.request({ method: "POST", path: "/sys/rotate" }));
     assert.equal((await root.read("sys/key-status")).data.term, before + 1);
     const begun = await root.generateRootInit();
     await root.generateRootUpdate({ key: keys[0], nonce: begun.nonce });

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::rfc3339;
-use crate::engine::{Answer, Engine, Failure, Serve, SystemCall, SystemRoutes};
+use crate::engine::{Answer, Body, Engine, Failure, Serve, SystemCall, SystemRoutes};
 use crate::identity::{Accessor, Principal, Removal};
 
 /// Accessors that a list gives at most.
@@ -165,7 +165,9 @@ pub(super) fn routes(routes: &mut SystemRoutes) {
             "Makes the worker look at what is due; nothing else is needed.",
             |call, _| async move {
                 call.engine()?.wake_queues();
-                Ok(Answer::nothing())
+                // Typed clients want an answer to read.
+                Ok(Answer::of(Body::Accepted)
+                    .warn("the worker looks at what is due; the log tells what it finds"))
             },
         )
         .access = Access::Sudo;

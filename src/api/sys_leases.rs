@@ -302,7 +302,7 @@ async fn revoke_prefix(call: SystemCall, request: PrefixRequest) -> Result<Answe
         engine.revoke_prefix(&prefix).await?;
         return Ok(Answer::nothing());
     }
-    Ok(match engine.revoke_prefix_now(&prefix).await? {
+    Ok(match Box::pin(engine.revoke_prefix_now(&prefix)).await? {
         None => Answer::nothing(),
         Some(reason) => Answer::of(Body::Accepted).warn(format!(
             "not all of the leases could be revoked yet; they are retried: {reason}"
