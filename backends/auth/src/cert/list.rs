@@ -64,14 +64,14 @@ impl List {
                 ParsedExtension::AuthorityKeyIdentifier(id) => {
                     key_id = id.key_identifier.as_ref().map(|id| id.0.to_vec());
                 }
-                ParsedExtension::IssuingDistributionPoint(point) => {
+                ParsedExtension::IssuingDistributionPoint(point)
                     if point.indirect_crl
                         || point.only_some_reasons.is_some()
-                        || point.only_contains_attribute_certs
-                    {
-                        return Err("indirect lists and lists of some reasons are not taken");
-                    }
+                        || point.only_contains_attribute_certs =>
+                {
+                    return Err("indirect lists and lists of some reasons are not taken");
                 }
+                ParsedExtension::IssuingDistributionPoint(_) => {}
                 ParsedExtension::ParseError { .. } => return Err(MALFORMED),
                 _ if extension.critical => {
                     return Err("it has a critical extension that is not known (a delta list?)");

@@ -248,10 +248,10 @@ async fn chains_count_up_to_what_a_role_trusts_and_no_further() {
     let (a_leaf, middle_leaf) = (root.sign(&leaf()), middle.sign(&leaf()));
     let usage = "the certificate is not for client authentication";
     let server = root.sign(&changed(|params| {
-        params.extended_key_usages = vec![Usage::ServerAuth]
+        params.extended_key_usages = vec![Usage::ServerAuth];
     }));
     let any = root.sign(&changed(|params| {
-        params.extended_key_usages = vec![Usage::Any]
+        params.extended_key_usages = vec![Usage::Any];
     }));
     let none = root.sign(&changed(|params| params.extended_key_usages = Vec::new()));
     let nameless = root.sign(&changed(|params| {
