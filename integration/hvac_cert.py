@@ -24,11 +24,9 @@ def refused(error, call, *args, **named):
     raise AssertionError(f"{call} was not refused: {answer}")
 
 
-def login(name, **named):
+def login(files, **named):
     client = connect()
-    answer = client.auth.cert.login(
-        cacert=E["CA"], cert_pem=f"{name}.pem", key_pem=f"{name}.key", **named
-    )
+    answer = client.auth.cert.login(cert_pem=f"{files}.pem", key_pem=f"{files}.key", **named)
     return client, answer["auth"]
 
 

@@ -277,7 +277,10 @@ async fn logins(server: &Server, root: &VaultClient) {
     let accessors = approle::role::secret::list(root, "approle", "app")
         .await
         .unwrap();
-    assert_eq!(accessors.keys, std::slice::from_ref(&secret.secret_id_accessor));
+    assert_eq!(
+        accessors.keys,
+        std::slice::from_ref(&secret.secret_id_accessor)
+    );
     approle::role::secret::read(root, "approle", "app", &secret.secret_id)
         .await
         .unwrap();

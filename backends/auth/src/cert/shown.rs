@@ -7,6 +7,7 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::der_parser::asn1_rs::{Any, Class, Tag};
 use x509_parser::prelude::FromDer as _;
+use x509_parser::x509::AttributeTypeAndValue;
 
 use super::refusal::Refusal;
 
@@ -39,9 +40,7 @@ impl Shown {
         let leaf = Certificate::from_der(own).map_err(|_| Refusal::Unreadable)?;
         let (_, parsed) = X509Certificate::from_der(own).map_err(|_| Refusal::Unreadable)?;
         let mut names = parsed.subject().iter_common_name();
-        let common_name = names
-            .next()
-            .map(x509_parser::prelude::AttributeTypeAndValue::as_str);
+        let common_name = names.next().map(AttributeTypeAndValue::as_str);
         // Of two, one could be what a rule looks at and the other what the entity is named by.
         if names.next().is_some() {
             return Err(Refusal::Unreadable);
