@@ -55,6 +55,12 @@ impl Work<'_> {
         matches!(self, Self::Backend(_, endpoint) if matches!(endpoint.handler, Handler::Login(_)))
     }
 
+    /// What anybody may ask for is not kept for them: only who is somebody, or becomes it by a login, may fill
+    /// the store.
+    fn may_be_wrapped(&self) -> bool {
+        self.access() != Access::Anyone || self.may_write_nothing()
+    }
+
     fn unknown_fields(&self, fields: &Map<String, Value>) -> Vec<String> {
         match self {
             Self::System(endpoint) => endpoint.unknown_fields(fields.keys()),
@@ -167,9 +173,9 @@ impl ControlPlane {
         held: Held,
     ) -> Result<Answer, Failure> {
         let plane = Arc::clone(self);
-        // Reads never leave this task.
-        if matches!(request.operation, Operation::Read | Operation::List) && !plane.issues(&request)
-        {
+        // Reads never leave this task, but for those whose answer is kept for somebody.
+        let reads = matches!(request.operation, Operation::Read | Operation::List);
+        if reads && request.wrap_ttl.is_none() && !plane.issues(&request) {
             let answer = plane.run(request).await;
             drop(held);
             return answer;
@@ -302,7 +308,14 @@ impl ControlPlane {
             Ok(spent) => spent,
             Err(error) => return Err(self.refused(&trail, error.into(), None)),
         };
-        let changes = work.effect() == Effect::Change;
+        let wrap = match request.wrap_ttl {
+            Some(ttl) if wrappable(request.operation) && work.may_be_wrapped() => {
+                Some((request.path.clone(), ttl))
+            }
+            _ => None,
+        };
+        // An answer that is kept changes the world as well.
+        let changes = work.effect() == Effect::Change || wrap.is_some();
         let mut unsynced = None;
         if changes && request.status_only {
             let failure = Failure::WrongOperation("a read that issues; HEAD does not".into());
@@ -324,7 +337,7 @@ impl ControlPlane {
                     error: None,
                 },
             )?;
-            if work.may_write_nothing() && request.wrap_ttl.is_none() {
+            if work.may_write_nothing() && wrap.is_none() {
                 let audit = Arc::clone(&self.audit);
                 unsynced = Some(Recorded { audit, position });
             } else {
@@ -335,10 +348,6 @@ impl ControlPlane {
         for (name, value) in parameters {
             request.fields.insert(name.to_owned(), value.into());
         }
-        let wrap = match request.wrap_ttl {
-            Some(ttl) if wrappable(request.operation) => Some((request.path.clone(), ttl)),
-            _ => None,
-        };
         // A handler that panics fails this request, which still gets its record and its answer.
         // Boxed, because each of the futures around it would carry it twice, and move it.
         let working =

@@ -174,6 +174,32 @@ async fn what_holds_nothing_is_not_wrapped() {
 }
 
 #[tokio::test]
+async fn nobody_fills_the_store_with_answers() {
+    let world = World::new().await;
+    for path in ["sys/internal/ui/mounts", "sys/leader"] {
+        let mut asked = request(None, Read, path, json!({}));
+        asked.wrap_ttl = Some(Duration::from_secs(60));
+        let answer = world.plane.serve(asked).await.unwrap();
+        assert!(!matches!(answer.body, Body::Wrapped(_)), "{path}");
+    }
+    assert!(keys(&world).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_read_whose_answer_is_kept_is_recorded_as_a_change() {
+    let world = World::new().await;
+    let mut asked = request(Some(&world.root), Read, "fake/items/a", json!({}));
+    let id = asked.id.clone();
+    asked.wrap_ttl = Some(Duration::from_secs(60));
+    let answer = world.plane.serve(asked).await.unwrap();
+    assert!(matches!(answer.body, Body::Wrapped(_)));
+    let records = world.records_of(&id);
+    let types: Vec<&Value> = records.iter().map(|record| &record["type"]).collect();
+    assert_eq!(types, ["request", "response"]);
+    assert_eq!(records[1]["response"]["wrap_info"]["ttl"], 60);
+}
+
+#[tokio::test]
 async fn a_cubbyhole_is_its_tokens_own_and_goes_with_it() {
     let world = World::new().await;
     let made = world
