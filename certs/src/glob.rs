@@ -1,4 +1,4 @@
-//! One wildcard matcher for domains and paths.
+//! Patterns of names: `*` stands for any run of characters, everything else for itself.
 
 /// Whether `text` matches `pattern`, in which `*` stands for any run of characters, also none.
 ///
@@ -56,10 +56,22 @@ mod tests {
             ("*a*b*", "xxbxxaxx", false),
             ("a", "ab", false),
             ("**", "x", true),
+            ("octo-org/*", "octo-org/app", true),
+            ("octo-org/*", "octo-org-evil/app", false),
+            ("a*a", "a", false),
+            ("a?c", "abc", false),
+            ("[a]", "a", false),
+            ("refs/heads/*", "refs/heads/ä", true),
         ];
         for (pattern, text, want) in cases {
             assert_eq!(glob(pattern, text), want, "{pattern} {text}");
         }
+    }
+
+    #[test]
+    fn many_stars_take_no_time() {
+        let pattern = "a*".repeat(200) + "b";
+        assert!(!glob(&pattern, &"a".repeat(20_000)));
     }
 
     /// The definition, exponential and obvious.

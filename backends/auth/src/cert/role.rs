@@ -9,8 +9,9 @@ use serde_json::Value;
 use super::refusal::Refusal;
 use super::shown::{Shown, is_spiffe};
 use super::uri::UriPattern;
-use crate::federated::{is_open, matches};
+use crate::federated::is_open;
 use crate::name;
+use daypass_certs::glob;
 
 /// Certificates in one role.
 const MOST_CERTIFICATES: usize = 32;
@@ -257,7 +258,7 @@ impl Trusting {
             && self.admits_uris(shown)
             && self.extensions.iter().all(|(oid, pattern)| {
                 let value = shown.extensions.get(oid);
-                value.is_some_and(|value| matches(pattern, value))
+                value.is_some_and(|value| glob(pattern, value))
             });
         if fits {
             Ok(())
@@ -299,7 +300,7 @@ fn admit(patterns: &[String], names: &[&str]) -> bool {
     patterns.is_empty()
         || names
             .iter()
-            .any(|name| patterns.iter().any(|pattern| matches(pattern, name)))
+            .any(|name| patterns.iter().any(|pattern| glob(pattern, name)))
 }
 
 fn is_oid(text: &str) -> bool {

@@ -6,7 +6,7 @@
 use daypass_certs::{PathPattern, SpiffeId, TrustDomain};
 
 use super::shown::is_spiffe;
-use crate::federated::matches;
+use daypass_certs::glob;
 
 /// Which URIs are meant.
 pub(super) enum UriPattern {
@@ -72,7 +72,7 @@ impl UriPattern {
 /// A segment that leads elsewhere is only itself.
 fn segment_matches(pattern: &str, segment: &str) -> bool {
     let elsewhere = matches!(segment, "" | "." | "..") || segment.contains('%');
-    pattern == segment || (!elsewhere && matches(pattern, segment))
+    pattern == segment || (!elsewhere && glob(pattern, segment))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::Value;
 
 use super::role::{ClaimsType, Role};
-use crate::federated::matches;
+use daypass_certs::glob;
 
 /// Seconds that clocks may differ by where the role does not say.
 const CLOCK_SKEW: i32 = 60;
@@ -185,7 +185,7 @@ fn fits(found: &Value, bound: &Value, kind: ClaimsType) -> bool {
         found.iter().any(|found| match kind {
             ClaimsType::String => bound == found,
             ClaimsType::Glob => match (bound.as_str(), found.as_str()) {
-                (Some(pattern), Some(text)) => matches(pattern, text),
+                (Some(pattern), Some(text)) => glob(pattern, text),
                 _ => false,
             },
         })

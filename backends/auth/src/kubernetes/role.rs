@@ -7,7 +7,8 @@ use daypass_contract::{BackendError, TokenParameters};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::federated::{is_open, matches};
+use crate::federated::is_open;
+use daypass_certs::glob;
 
 /// What names the caller.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -109,7 +110,7 @@ impl Role {
     /// # Errors
     /// [`BackendError::LoginFailed`] where it is not.
     pub(crate) fn admit(&self, namespace: &str, name: &str) -> Result<(), BackendError> {
-        let fits = |list: &[String], text| list.iter().any(|pattern| matches(pattern, text));
+        let fits = |list: &[String], text| list.iter().any(|pattern| glob(pattern, text));
         if !fits(&self.bound_service_account_namespaces, namespace) {
             return Err(BackendError::LoginFailed("namespace not authorized"));
         }
